@@ -1,0 +1,101 @@
+//! The ledger: what happened to a message, step by step. Written in batches, read by an operator.
+
+use crate::PortError;
+use sandpost_message::{Digest, MessageId, PluginName, SubscriptionName, TimestampMs};
+
+/// Where the steps are kept.
+#[async_trait::async_trait]
+pub trait Ledger: Send + Sync {
+    /// Appends, in order.
+    async fn record(&self, entries: Vec<LedgerEntry>) -> Result<(), PortError>;
+
+    /// All steps of one message, in the order in which they were recorded.
+    async fn history(&self, message: &MessageId) -> Result<Vec<LedgerEntry>, PortError>;
+
+    /// Forgets entries older than this, at most `max` of them; how many.
+    async fn forget_before(&self, before_ms: TimestampMs, max: usize) -> Result<u64, PortError>;
+}
+
+/// One step of one message.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LedgerEntry {
+    /// Whose step.
+    pub message_id: MessageId,
+    /// When.
+    pub at_ms: TimestampMs,
+    /// What happened.
+    pub step: Step,
+    /// On which subscription; none for steps of the message as a whole.
+    pub subscription: Option<SubscriptionName>,
+    /// In which attempt, from 1; none before the first.
+    pub attempt: Option<u32>,
+    /// Which plugin was at work.
+    pub plugin: Option<PluginName>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Its artifact.
+    pub digest: Option<Digest>,
+    /// The trace that all steps of one message share.
+    pub trace_id: String,
+    /// More in words: a reason, a provider's id, a time.
+    pub detail: Option<String>,
+}
+
+/// What can happen to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Stored durably.
+    Accepted,
+    /// Published again with a known key; nothing was stored.
+    Deduplicated,
+    /// Handed to a plugin.
+    Started,
+    /// The handler said `ok`: the end.
+    Acknowledged,
+    /// Held for another attempt; the detail says why and until when.
+    RetryPlanned,
+    /// Given back untried, because the host stopped or no handler is live.
+    HandedBack,
+    /// Kept as a dead letter; the detail says why.
+    DeadLettered,
+    /// A dead letter went back to its subscription.
+    Replayed,
+    /// A dead letter was deleted by an operator.
+    Discarded,
+    /// An effect's key is ours; nothing was handed over yet.
+    EffectClaimed,
+    /// The effect is being handed over.
+    EffectSending,
+    /// The effect happened; the detail is the provider's id.
+    EffectSent,
+    /// The effect had happened before; nothing was done now.
+    EffectRepeated,
+    /// The effect did not happen; the detail says why.
+    EffectFailed,
+    /// Nobody knows whether the effect happened.
+    EffectUnknown,
+}
+
+impl Step {
+    /// The word in the API and in stores. Never renamed.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Deduplicated => "deduplicated",
+            Self::Started => "started",
+            Self::Acknowledged => "acknowledged",
+            Self::RetryPlanned => "retry-planned",
+            Self::HandedBack => "handed-back",
+            Self::DeadLettered => "dead-lettered",
+            Self::Replayed => "replayed",
+            Self::Discarded => "discarded",
+            Self::EffectClaimed => "effect-claimed",
+            Self::EffectSending => "effect-sending",
+            Self::EffectSent => "effect-sent",
+            Self::EffectRepeated => "effect-repeated",
+            Self::EffectFailed => "effect-failed",
+            Self::EffectUnknown => "effect-unknown",
+        }
+    }
+}
