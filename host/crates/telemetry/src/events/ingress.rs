@@ -1,0 +1,1 @@
+//! What `ingress` reports.
