@@ -1,0 +1,204 @@
+//! Log lines: readable ones on a terminal, JSON elsewhere, with the keys of the origin documents.
+//!
+//! A JSON line is `{"timestamp", "level", "service", "module", "message", "metadata"}`: `service` is the host's
+//! configured name, `module` the plugin that speaks or else the part of the host, `metadata` every other field of the
+//! event and of the spans around it, ids and `trace_id` among them.
+//!
+//! Lines go to standard error: standard output is for data.
+
+use crate::redact;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::io::Write as _;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Registry, fmt as readable};
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// Readable on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The least that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Everything.
+    Trace,
+    /// A line a message.
+    Debug,
+    /// Start, stop, swap, configuration.
+    #[default]
+    Info,
+    /// What mended itself.
+    Warn,
+    /// A message was lost, or a person must act.
+    Error,
+}
+
+/// Starts logging for the process. `terminal` says whether a person watches standard error.
+pub fn init(service: &str, level: Level, format: Format, terminal: bool) -> Result<(), LogError> {
+    let level = match level {
+        Level::Trace => "trace",
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
+    };
+    // Libraries speak only when something is wrong: their debug lines can hold addresses.
+    let filter = EnvFilter::try_new(format!("warn,sandpost={level},plugin={level}"))
+        .map_err(|error| LogError(error.to_string()))?;
+    let as_json = match format {
+        Format::Json => true,
+        Format::Text => false,
+        Format::Auto => !terminal,
+    };
+    let installed = if as_json {
+        let json = JsonLines { service: service.to_owned() };
+        tracing::subscriber::set_global_default(Registry::default().with(filter).with(json))
+    } else {
+        let lines = readable::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false).compact();
+        tracing::subscriber::set_global_default(Registry::default().with(filter).with(lines))
+    };
+    installed.map_err(|error| LogError(error.to_string()))
+}
+
+/// Why there are no logs.
+#[derive(Debug, thiserror::Error)]
+#[error("logs cannot be written: {0}")]
+pub struct LogError(String);
+
+struct JsonLines {
+    service: String,
+}
+
+/// The fields of a span, kept beside it for the events inside.
+struct SpanFields(Map<String, Value>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
+    fn on_new_span(&self, attributes: &tracing::span::Attributes<'_>, id: &tracing::Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(SpanFields(fields.0));
+        }
+    }
+
+    fn on_record(&self, id: &tracing::Id, values: &tracing::span::Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(kept) = span.extensions_mut().get_mut::<SpanFields>()
+        {
+            let mut fields = Fields::default();
+            values.record(&mut fields);
+            kept.0.extend(fields.0);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut metadata = Map::new();
+        if let Some(scope) = context.event_scope(event) {
+            for span in scope.from_root() {
+                if let Some(SpanFields(fields)) = span.extensions().get::<SpanFields>() {
+                    metadata.extend(fields.clone());
+                }
+            }
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        metadata.extend(fields.0);
+        let line = line(&self.service, event.metadata().level(), event.metadata().target(), metadata);
+        // One write for the whole line, so that lines of several threads do not mix. A closed standard error is not
+        // a reason to stop the host.
+        std::io::stderr().lock().write_all(line.as_bytes()).ok();
+    }
+}
+
+fn line(service: &str, level: &tracing::Level, target: &str, mut metadata: Map<String, Value>) -> String {
+    let message = metadata.remove("message").unwrap_or_default();
+    let module = match metadata.get("plugin") {
+        Some(Value::String(plugin)) if target == "plugin" => plugin.clone(),
+        _ => target.trim_start_matches("sandpost_").split("::").next().unwrap_or(target).to_owned(),
+    };
+    let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    let object = serde_json::json!({
+        "timestamp": timestamp,
+        "level": level.as_str().to_ascii_lowercase(),
+        "service": service,
+        "module": module,
+        "message": message,
+        "metadata": metadata,
+    });
+    let mut line = object.to_string();
+    line.push('\n');
+    line
+}
+
+#[derive(Default)]
+struct Fields(Map<String, Value>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        self.0.insert(field.name().to_owned(), Value::String(redact(&text).into_owned()));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), Value::String(redact(value).into_owned()));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_keys_of_the_origin_documents() {
+        let mut metadata = Map::new();
+        metadata.insert("message".into(), "Sent to a***@example.com.".into());
+        metadata.insert("plugin".into(), "notification-email".into());
+        metadata.insert("duration_ms".into(), 12.into());
+        let text = line("backend", &tracing::Level::INFO, "plugin", metadata);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["timestamp", "level", "service", "module", "message", "metadata"]);
+        assert_eq!(value["level"], "info");
+        assert_eq!(value["service"], "backend");
+        assert_eq!(value["module"], "notification-email");
+        assert_eq!(value["metadata"]["duration_ms"], 12);
+        assert!(text.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_line_of_the_host_names_its_part() {
+        let text = line("backend", &tracing::Level::WARN, "sandpost_dispatch::settle", Map::new());
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["module"], "dispatch");
+    }
+}
