@@ -15,7 +15,9 @@ use std::sync::Arc;
 pub trait Broker: Health {
     /// Stores messages; one answer a message, in order. `Ok` means durable: synced, or confirmed by the service.
     ///
-    /// A message goes to every subscription of its topic that exists at this moment, or to `message.only` alone.
+    /// A message goes to every subscription of its topic that exists at this moment, or to `message.only` alone. A
+    /// replayed dead letter comes under an id that the broker may still hold for other subscriptions, and from before
+    /// on this one: it is delivered to `message.only` afresh, with its attempts counted from 1.
     /// [`ErrorKind::Exceeded`](crate::ErrorKind) where the broker's bound on disk is reached,
     /// [`ErrorKind::Invalid`](crate::ErrorKind) where no subscription listens to the topic.
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Published, PortError>>;

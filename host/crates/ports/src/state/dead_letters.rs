@@ -9,8 +9,10 @@ pub type DeadLetterId = String;
 /// Where they are kept.
 #[async_trait::async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// Keeps one. Of two for one message and subscription the first stays: a delivery that comes again after its dead
-    /// letter was kept changes nothing.
+    /// Keeps one. Of two for one message and subscription the first stays while it is [`DeadLetterStatus::Held`]: a
+    /// delivery that comes again after its dead letter was kept changes nothing. One that is
+    /// [`DeadLetterStatus::Replaying`] gives way, id and all, in one step: the replay failed, and whoever replayed goes
+    /// on to remove the old id, which must not remove the new letter.
     async fn add_dead_letter(&self, letter: DeadLetter) -> Result<(), PortError>;
 
     /// The held dead letter of this message on this subscription. Asked before a redelivery is tried.
