@@ -1,2 +1,84 @@
-//! The repository's own commands. What a user of the product needs is in `sandpost`.
-fn main() {}
+//! The repository's own commands: `cargo xtask dev`, `cargo xtask test`, `cargo xtask lint`.
+//!
+//! What a user of the product needs is in `sandpost`; here is only what a checkout needs: the wasm target, the builds in
+//! their order, the checks. No dependencies, so that the first command answers at once.
+
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+use tools::{Failure, cargo, ensure_wasm_target, repository, say, step};
+
+const HELP: &str = "\
+Usage: cargo xtask <command>
+
+  dev           build everything, run it on embedded defaults with sample data, rebuild plugins that change
+  test [ARGS]   all tests: unit, contract, end to end; ARGS go to the end-to-end tests' `cargo test`
+  lint          formatting, clippy, and the repository's own rules
+  help          this text
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let done = match command.as_str() {
+        "dev" => dev(&rest),
+        "test" => test(&rest),
+        "lint" => lint(),
+        "help" | "--help" | "-h" => {
+            say(HELP);
+            Ok(())
+        }
+        other => Err(Failure::new(format!("there is no command `{other}`\n\n{HELP}"))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&format!("error: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds the host and hands over to `sandpost dev`, which builds and watches the plugins.
+fn dev(arguments: &[String]) -> Result<(), Failure> {
+    ensure_wasm_target()?;
+    step("Building the host");
+    cargo(&["build", "--package", "sandpost"])?;
+    let root = repository();
+    step("Starting on embedded defaults");
+    tools::become_program(
+        &root.join("target/debug/sandpost"),
+        &["dev".to_owned(), "--config".to_owned(), "plugins/sandpost.toml".to_owned(), "plugins".to_owned()],
+        arguments,
+    )
+}
+
+/// Everything that has to pass. Plugins first: the end-to-end tests run them.
+fn test(arguments: &[String]) -> Result<(), Failure> {
+    ensure_wasm_target()?;
+    step("Building the host");
+    cargo(&["build", "--package", "sandpost"])?;
+    tools::build_plugins()?;
+    step("Testing the plugins natively");
+    cargo(&["test", "--quiet", "--manifest-path", "plugins/Cargo.toml"])?;
+    step("Testing the host, the drivers and the SDK");
+    cargo(&["test", "--workspace", "--exclude", "sandpost-tests", "--all-features"])?;
+    step("Testing the whole, end to end");
+    let mut end_to_end = vec!["test", "--package", "sandpost-tests"];
+    end_to_end.extend(arguments.iter().map(String::as_str));
+    cargo(&end_to_end)?;
+    step("All tests passed");
+    Ok(())
+}
+
+fn lint() -> Result<(), Failure> {
+    step("Formatting");
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["fmt", "--all", "--check", "--manifest-path", "plugins/Cargo.toml"])?;
+    step("The repository's own rules");
+    tidy::check(&repository())?;
+    step("Clippy");
+    cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny", "warnings"])
+}
