@@ -114,6 +114,12 @@ pub enum Outcome {
     Verdict(Verdict),
     /// It did not.
     Fault(Fault),
+    /// An effect's outcome is unknown, and the subscription says that it is not to be done again
+    /// (`unknown_effects = "hold"`). Whatever the plugin answered does not count: an operator decides.
+    Held {
+        /// Which effect, in words; for the dead letter.
+        reason: String,
+    },
 }
 
 impl From<Verdict> for Outcome {

@@ -12,7 +12,7 @@ mod requests;
 pub use dead_letters::{DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterStatus, DeadLetters};
 pub use deployments::{Deployment, Deployments};
 pub use effects::{Claim, EffectKey, EffectState, Effects, Owner};
-pub use ledger::{Ledger, LedgerEntry, Step};
+pub use ledger::{Keep, Ledger, LedgerEntry, Step};
 pub use requests::{RecordedRequest, RequestClaim, Requests};
 
 use crate::health::Health;

@@ -99,3 +99,62 @@ impl Step {
         }
     }
 }
+
+/// How much of a message's way the ledger keeps. The store applies it, in [`Ledger::record`], because every writer goes
+/// through there; nothing but what an operator can read depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Every step.
+    #[default]
+    All,
+    /// The steps that departed from the straight way: retries, hand-backs, dead letters and what became of them, effects
+    /// that failed or are unknown.
+    Failures,
+    /// None.
+    Nothing,
+}
+
+impl Keep {
+    /// Whether a step is kept.
+    pub fn admits(self, step: Step) -> bool {
+        match self {
+            Self::All => true,
+            Self::Nothing => false,
+            Self::Failures => match step {
+                Step::RetryPlanned
+                | Step::HandedBack
+                | Step::DeadLettered
+                | Step::Replayed
+                | Step::Discarded
+                | Step::EffectFailed
+                | Step::EffectUnknown => true,
+                Step::Accepted
+                | Step::Deduplicated
+                | Step::Started
+                | Step::Acknowledged
+                | Step::EffectClaimed
+                | Step::EffectSending
+                | Step::EffectSent
+                | Step::EffectRepeated => false,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_leave_out_the_straight_way_and_keep_what_an_operator_must_see() {
+        for straight in [Step::Accepted, Step::Started, Step::EffectSent, Step::Acknowledged] {
+            assert!(Keep::All.admits(straight));
+            assert!(!Keep::Failures.admits(straight), "{straight:?}");
+        }
+        for failure in [Step::RetryPlanned, Step::DeadLettered, Step::EffectUnknown, Step::Discarded] {
+            assert!(Keep::Failures.admits(failure), "{failure:?}");
+            assert!(!Keep::Nothing.admits(failure));
+        }
+    }
+}
