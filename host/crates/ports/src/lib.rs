@@ -23,4 +23,7 @@ pub mod publisher;
 pub mod sql;
 pub mod state;
 
+#[cfg(feature = "contract")]
+pub mod contract;
+
 pub use error::{BoxError, ErrorKind, PortError};

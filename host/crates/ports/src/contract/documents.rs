@@ -1,0 +1,1 @@
+//! What every document driver keeps.
