@@ -52,6 +52,8 @@ pub struct Ports {
     pub email: Arc<dyn EmailSender>,
     /// Who sends where the plugin names no sender.
     pub default_sender: Option<Address>,
+    /// How large a mail may be.
+    pub mail_limits: sandpost_mail::Limits,
     /// The relational databases.
     pub sql: BTreeMap<ConnectionLabel, Arc<dyn Sql>>,
     /// The document databases.

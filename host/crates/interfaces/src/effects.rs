@@ -140,8 +140,8 @@ impl Effects {
             let Attempt { message, subscription, .. } = &effect.attempt;
             let now_ms = self.clock.now_ms();
             let claim = self.state.claim(&effect.key, &owner, &message.id, subscription, now_ms);
-            match on_io(&self.io, claim).await? {
-                Claim::Ours => return Ok(self.hand_over(effect, owner, place, hand_over()).await),
+            match on_io(&self.io, claim).await.map_err(not_begun)? {
+                Claim::Ours => return self.hand_over(effect, owner, place, hand_over()).await,
                 Claim::Sent(id) => {
                     self.note(vec![effect.entry(Step::EffectRepeated, now_ms, Some(&id))]);
                     return Ok(Ended::Repeated(id));
@@ -163,12 +163,17 @@ impl Effects {
                     match on_io(&self.io, self.state.release(&effect.key, &earlier)).await {
                         Ok(()) => {}
                         Err(error) if error.kind == ErrorKind::Conflict => {}
-                        Err(error) => return Err(error),
+                        Err(error) => return Err(not_begun(error)),
                     }
                 }
             }
         }
         Err(PortError::new(ErrorKind::Unavailable, "another host works on the same effect"))
+    }
+
+    /// How long one hand-over may take before its outcome counts as unknown.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Runs something on the I/O runtime to its end, whatever becomes of the guest that waits for it. None where it
@@ -216,7 +221,7 @@ impl Effects {
         owner: Owner,
         place: Place,
         work: BoxFuture<'static, Handed<E>>,
-    ) -> Ended<E> {
+    ) -> Result<Ended<E>, PortError> {
         let this = self.clone();
         let task = async move {
             // Held to the end of the task, so that whoever waits finds the outcome recorded.
@@ -224,7 +229,7 @@ impl Effects {
             this.to_its_end(&effect, &owner, work).await
         };
         // A panic of a driver is as good as a lost answer.
-        self.detached(task).await.unwrap_or(Ended::Unknown(None))
+        self.detached(task).await.unwrap_or(Ok(Ended::Unknown(None)))
     }
 
     async fn to_its_end<E: Send + 'static>(
@@ -232,17 +237,18 @@ impl Effects {
         effect: &Effect,
         owner: &Owner,
         work: BoxFuture<'static, Handed<E>>,
-    ) -> Ended<E> {
+    ) -> Result<Ended<E>, PortError> {
         let now_ms = self.clock.now_ms();
         let begun =
             vec![effect.entry(Step::EffectClaimed, now_ms, None), effect.entry(Step::EffectSending, now_ms, None)];
         let (advanced, ()) =
             tokio::join!(self.state.advance(&effect.key, owner, EffectState::Sending), self.record(begun));
         if let Err(error) = advanced {
-            self.record(vec![effect.entry(Step::EffectFailed, self.clock.now_ms(), Some(&error.to_string()))]).await;
-            // Not handed over. The key stays claimed, which the next attempt takes as its own; only if the store moved it
-            // and lost the answer does that attempt find it `Sending`.
-            return Ended::Unknown(None);
+            // Nothing was handed over. If the store moved the key and only its answer was lost, a later attempt would take
+            // it for unknown; where the key is another's by now, releasing it changes nothing.
+            let failed = vec![effect.entry(Step::EffectFailed, self.clock.now_ms(), Some("the store did not answer"))];
+            let (_released, ()) = tokio::join!(self.state.release(&effect.key, owner), self.record(failed));
+            return Err(not_begun(error));
         }
         let handed = tokio::time::timeout(self.timeout, work).await;
         let now_ms = self.clock.now_ms();
@@ -250,7 +256,7 @@ impl Effects {
             Ok(Handed::Done(id)) => {
                 let sent = vec![effect.entry(Step::EffectSent, now_ms, Some(&id))];
                 let ((), ()) = tokio::join!(self.note_sent(effect, owner, &id), self.record(sent));
-                Ended::Done(id)
+                Ok(Ended::Done(id))
             }
             Ok(Handed::Nothing(error)) => {
                 let failed = vec![effect.entry(Step::EffectFailed, now_ms, None)];
@@ -259,15 +265,15 @@ impl Effects {
                     // It now looks as if it might have been done; the policy about unknown effects decides.
                     self.unknown(effect, &format!("nothing was done, but that could not be recorded: {error}"));
                 }
-                Ended::Nothing(error)
+                Ok(Ended::Nothing(error))
             }
             Ok(Handed::Unknown(error)) => {
                 self.unknown(effect, "the service did not say whether it was done");
-                Ended::Unknown(Some(error))
+                Ok(Ended::Unknown(Some(error)))
             }
             Err(_) => {
                 self.unknown(effect, "no answer within effect_timeout_ms");
-                Ended::Unknown(None)
+                Ok(Ended::Unknown(None))
             }
         }
     }
@@ -329,6 +335,11 @@ impl Effect {
         );
         entry(&self.attempt, &self.identity, step, at_ms, detail)
     }
+}
+
+/// The store did not take the key: nothing was done, and trying again may help.
+fn not_begun(error: PortError) -> PortError {
+    PortError::new(ErrorKind::Unavailable, "the host could not take the effect's key").because(error)
 }
 
 /// A step of an attempt, in the ledger's words.

@@ -185,6 +185,11 @@ impl Grants {
         })
     }
 
+    /// Knowing the provider's quota: whoever may send from anywhere.
+    pub fn may_send_at_all(&self) -> Result<(), String> {
+        (!self.email.is_empty()).then_some(()).ok_or_else(|| "email from any sender".to_owned())
+    }
+
     /// Opening this database; what statements on it may do.
     pub fn may_open_sql(&self, label: &ConnectionLabel) -> Result<Access, String> {
         strongest(self.sql.iter().filter(|grant| grant.connection == *label).map(|grant| grant.access))

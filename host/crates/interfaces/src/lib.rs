@@ -19,9 +19,11 @@ mod call;
 mod config;
 mod documents;
 pub mod effects;
+mod email;
 pub mod grants;
 mod health;
 mod log;
+mod pubsub;
 mod sql;
 mod templates;
 
@@ -36,11 +38,13 @@ use wasmtime::component::{HasSelf, Linker};
 /// All are linked whatever a plugin was granted: a call without a grant is answered with `denied`, and
 /// [`grants::needs`] tells before a deployment what will be.
 pub fn add_to_linker<T: Send + 'static>(linker: &mut Linker<T>, get: fn(&mut T) -> &mut Call) -> wasmtime::Result<()> {
-    use bindings::{cache, config, documents, health, log, sql, templates};
+    use bindings::{cache, config, documents, email, health, log, pubsub, sql, templates};
     log::add_to_linker::<T, HasSelf<Call>>(linker, get)?;
     config::add_to_linker::<T, HasSelf<Call>>(linker, get)?;
     health::add_to_linker::<T, HasSelf<Call>>(linker, get)?;
     cache::add_to_linker::<T, HasSelf<Call>>(linker, get)?;
+    pubsub::add_to_linker::<T, HasSelf<Call>>(linker, get)?;
+    email::add_to_linker::<T, HasSelf<Call>>(linker, get)?;
     sql::add_to_linker::<T, HasSelf<Call>>(linker, get)?;
     documents::add_to_linker::<T, HasSelf<Call>>(linker, get)?;
     templates::add_to_linker::<T, HasSelf<Call>>(linker, get)

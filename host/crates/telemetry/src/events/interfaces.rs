@@ -152,6 +152,34 @@ impl EmailEnded {
     }
 }
 
+/// A mail was built, but not all of it as its author wrote it.
+pub struct EmailWarned<'a> {
+    /// Which plugin.
+    pub plugin: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// The message it was handling.
+    pub message_id: Option<&'a str>,
+    /// That message's trace.
+    pub trace_id: Option<String>,
+    /// The template that made it.
+    pub template: Option<&'a str>,
+    /// What was changed, or will not look as it was meant to.
+    pub warnings: &'a [String],
+}
+
+impl EmailWarned<'_> {
+    /// Says so.
+    pub fn emit(self) {
+        let Self { plugin, version, message_id, trace_id, template, warnings } = self;
+        let warnings = warnings.join("; ");
+        tracing::debug!(
+            plugin, version, message_id, trace_id, template, warnings,
+            "A mail was changed on its way, or will not look as it was meant to."
+        );
+    }
+}
+
 /// A plugin's publish came to an end.
 pub struct PublishEnded {
     /// `stored`, `repeated`, `denied`, or a port's kind of failure.
