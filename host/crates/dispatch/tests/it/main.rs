@@ -1,0 +1,16 @@
+//! Dispatch against a broker, a state and plugins in memory, under a clock that the tests move.
+//!
+//! Everything runs on one thread and no test waits for real time: a test moves the clock, and looks until what it expects
+//! has happened or a bounded number of turns is over.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod failures;
+mod fakes;
+mod flow;
+mod housekeeping;
+mod routing;
+mod soak;
+mod stopping;
+mod verdicts;
+mod world;
