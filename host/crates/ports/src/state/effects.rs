@@ -32,7 +32,9 @@ pub trait Effects: Send + Sync {
     /// Moves the key on. `Sending` and `Sent` only for its owner: [`ErrorKind::Conflict`](crate::ErrorKind) otherwise.
     async fn advance(&self, key: &EffectKey, owner: &Owner, to: EffectState) -> Result<(), PortError>;
 
-    /// Forgets a key that nothing was done under, so that it can be claimed afresh.
+    /// Forgets a key that nothing was done under, so that it can be claimed afresh. Wherever it stands, `Sending` too,
+    /// but only while it is `owner`'s: [`ErrorKind::Conflict`](crate::ErrorKind) otherwise. Whoever decides that an
+    /// effect of unknown outcome is done again releases it in the name of the owner that [`Claim::Sending`] told.
     async fn release(&self, key: &EffectKey, owner: &Owner) -> Result<(), PortError>;
 
     /// The keys of a message on a subscription, with where they stand.
