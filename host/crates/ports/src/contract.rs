@@ -5,8 +5,11 @@
 //!
 //! Not here: what only one driver does; that is tested beside it.
 
+pub mod broker;
+pub mod cache;
 pub mod documents;
 pub mod sql;
+pub mod state;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

@@ -1,0 +1,211 @@
+//! Leasing: who waits gets what is due, and what nobody took goes back.
+//!
+//! Invariants
+//! - A lease is committed before it is handed out, and its attempt is counted in it.
+//! - A lease whose receiver is gone is undone: the row has the time and the attempts it had before. That holds for one
+//!   that could not be handed out as well as for one that was, to a future that was dropped before it looked.
+
+use crate::broker::settle::Token;
+use crate::row::{int, message, time};
+use crate::writer::Work;
+use rusqlite::{OptionalExtension, params};
+use sandpost_message::{Message, TimestampMs, Topic};
+use sandpost_ports::PortError;
+use sandpost_ports::broker::{Delivery, Receipt};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, oneshot};
+
+/// The most that one call leases, whatever it asks for.
+const LEASE_MAX: usize = 1_000;
+
+/// Bytes of bodies after which no further message is added to a lease, so that many large ones do not fill the memory.
+const LEASE_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// Somebody in `next`.
+pub(crate) struct Waiter {
+    pub(crate) max: usize,
+    pub(crate) lease_ms: u64,
+    pub(crate) reply: oneshot::Sender<Result<Leases, PortError>>,
+}
+
+/// What a waiter gets when the transaction is committed.
+pub(crate) struct Granted {
+    pub(crate) line: i64,
+    pub(crate) waiter: Waiter,
+    deliveries: Vec<Delivery>,
+    leased: Vec<Leased>,
+}
+
+impl Granted {
+    /// Hands it out. Where nobody is there it is dropped, and so goes back.
+    pub(crate) fn send(self, returns: &Arc<Returns>) {
+        let leases = Leases { deliveries: self.deliveries, leased: self.leased, returns: Arc::clone(returns) };
+        self.waiter.reply.send(Ok(leases)).ok();
+    }
+}
+
+/// Deliveries on their way to a receiver. Goes back by being dropped.
+pub(crate) struct Leases {
+    deliveries: Vec<Delivery>,
+    leased: Vec<Leased>,
+    returns: Arc<Returns>,
+}
+
+impl Leases {
+    /// They have arrived.
+    pub(crate) fn take(mut self) -> Vec<Delivery> {
+        self.leased.clear();
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        if !self.leased.is_empty() {
+            self.returns.put_back(&self.leased);
+            self.returns.wake.notify_one();
+        }
+    }
+}
+
+/// What undoing a lease needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leased {
+    token: Token,
+    visible_at_ms: i64,
+}
+
+/// Leases that nobody took. Bounded by what is leased.
+#[derive(Default)]
+pub(crate) struct Returns {
+    list: Mutex<Vec<Leased>>,
+    wake: Notify,
+}
+
+impl Returns {
+    /// Returns when there is something to take back.
+    pub(crate) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(crate) fn take(&self) -> Vec<Leased> {
+        std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps them for the next turn, without causing one.
+    pub(crate) fn put_back(&self, leased: &[Leased]) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(leased);
+    }
+}
+
+/// Undoes leases that still stand.
+pub(crate) fn undo(work: &mut Work, returned: &[Leased]) -> rusqlite::Result<()> {
+    for Leased { token, visible_at_ms } in returned {
+        work.conn
+            .prepare_cached(
+                "UPDATE deliveries SET visible_at_ms = ?4, lease = 0, attempt = attempt - 1
+                 WHERE subscription = ?1 AND seq = ?2 AND lease = ?3",
+            )?
+            .execute([token.line, token.seq, token.lease, *visible_at_ms])?;
+        work.lines.count(token.line, 0, 0);
+    }
+    Ok(())
+}
+
+/// Leases what is due to those who wait, and notes when the next is due where some are left.
+pub(crate) fn serve(work: &mut Work) -> rusqlite::Result<()> {
+    for id in work.lines.to_serve(work.now_ms) {
+        while let Some((topic, waiter)) =
+            work.lines.get_mut(id).and_then(|line| Some((line.topic.clone(), line.next_waiter()?)))
+        {
+            let due = match due(work, id, &topic, waiter.max.min(LEASE_MAX)) {
+                Ok(due) => due,
+                Err(error) => {
+                    keep(work, id, waiter);
+                    return Err(error);
+                }
+            };
+            if due.is_empty() {
+                let due_at_ms = due_at_ms(work, id);
+                keep(work, id, waiter);
+                if let Some(line) = work.lines.get_mut(id) {
+                    line.changed = false;
+                    line.due_at_ms = due_at_ms?;
+                }
+                break;
+            }
+            let until_ms = int(work.now_ms.saturating_add(waiter.lease_ms));
+            // Noted before it is filled, so that a failure finds the waiter where it looks for it.
+            let place = work.granted.len();
+            work.granted.push(Granted {
+                line: id,
+                waiter,
+                deliveries: Vec::with_capacity(due.len()),
+                leased: Vec::new(),
+            });
+            for Due { seq, visible_at_ms, attempt, message } in due {
+                let token =
+                    Token { line: id, seq, lease: work.ids.next(&work.conn)?, keyed: message.ordering_key.is_some() };
+                work.conn
+                    .prepare_cached(
+                        "UPDATE deliveries SET visible_at_ms = ?3, lease = ?4, attempt = attempt + 1
+                         WHERE subscription = ?1 AND seq = ?2",
+                    )?
+                    .execute([id, seq, until_ms, token.lease])?;
+                let granted = &mut work.granted[place];
+                granted.leased.push(Leased { token, visible_at_ms });
+                granted.deliveries.push(Delivery {
+                    message: Arc::new(message),
+                    attempt: attempt.saturating_add(1),
+                    receipt: Receipt::new(token.to_string()),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn keep(work: &mut Work, id: i64, waiter: Waiter) {
+    if let Some(line) = work.lines.get_mut(id) {
+        line.wait_on(waiter);
+    }
+}
+
+struct Due {
+    seq: i64,
+    visible_at_ms: i64,
+    attempt: u32,
+    message: Message,
+}
+
+fn due(work: &Work, id: i64, topic: &Topic, max: usize) -> rusqlite::Result<Vec<Due>> {
+    // The joins are crossed so that the index, not the planner, says where to begin.
+    let mut select = work.conn.prepare_cached(
+        "SELECT d.seq, d.visible_at_ms, d.attempt, m.message_id, m.content_type, m.attributes, d.ordering_key,
+         m.published_at_ms, m.not_before_ms, m.dedupe_key, m.only_subscription, m.trace, m.body
+         FROM deliveries AS d INDEXED BY deliveries_due CROSS JOIN messages AS m ON m.seq = d.seq
+         WHERE d.subscription = ?1 AND d.visible_at_ms <= ?2 ORDER BY d.visible_at_ms, d.seq LIMIT ?3",
+    )?;
+    let mut rows = select.query(params![id, int(work.now_ms), crate::row::length(max)])?;
+    let (mut due, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let message = message(row, 3, topic.clone())?;
+        bytes += message.body.len();
+        due.push(Due { seq: row.get(0)?, visible_at_ms: row.get(1)?, attempt: row.get(2)?, message });
+        if bytes > LEASE_MAX_BYTES {
+            break;
+        }
+    }
+    Ok(due)
+}
+
+fn due_at_ms(work: &Work, id: i64) -> rusqlite::Result<Option<TimestampMs>> {
+    work.conn
+        .prepare_cached(
+            "SELECT visible_at_ms FROM deliveries INDEXED BY deliveries_due
+             WHERE subscription = ?1 AND visible_at_ms IS NOT NULL ORDER BY visible_at_ms LIMIT 1",
+        )?
+        .query_row([id], |row| row.get(0))
+        .optional()
+        .map(|due_at_ms| due_at_ms.map(time))
+}

@@ -1,0 +1,106 @@
+//! Storing messages, and remembering their dedupe keys.
+
+use crate::row::{Attributes, int, name, size_bytes};
+use crate::trouble::full;
+use crate::writer::Work;
+use rusqlite::{OptionalExtension, params};
+use sandpost_message::{Message, MessageId};
+use sandpost_ports::PortError;
+use sandpost_ports::broker::Published;
+
+/// Expired dedupe keys that each new one removes. More than one, so that their number goes down again after a flood.
+const FORGET_PER_KEY: i64 = 2;
+
+/// Stores what can be stored; one answer a message.
+pub(crate) fn publish(work: &mut Work, messages: &[Message]) -> rusqlite::Result<Vec<Result<Published, PortError>>> {
+    let mut room_bytes = work.room_bytes()?;
+    messages.iter().map(|message| one(work, message, &mut room_bytes)).collect()
+}
+
+fn one(work: &mut Work, message: &Message, room_bytes: &mut u64) -> rusqlite::Result<Result<Published, PortError>> {
+    let targets = match work.lines.targets(message) {
+        Ok(targets) => targets,
+        Err(error) => return Ok(Err(error)),
+    };
+    // A replay must arrive, although its key was known from the first time.
+    let dedupe_key = message.dedupe_key.as_deref().filter(|_| message.only.is_none());
+    if let Some(key) = dedupe_key
+        && let Some(id) = known(work, message, key)?
+    {
+        return Ok(Ok(Published { id, duplicate: true }));
+    }
+    let size = size_bytes(message);
+    if size > *room_bytes {
+        return Ok(Err(full()));
+    }
+    *room_bytes -= size;
+
+    let seq = work.ids.next(&work.conn)?;
+    let only = message.only.as_ref().map(sandpost_message::SubscriptionName::as_str);
+    work.conn
+        .prepare_cached(
+            "INSERT INTO messages (seq, message_id, content_type, attributes, published_at_ms, not_before_ms, dedupe_key,
+             only_subscription, trace, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            seq,
+            message.id.as_str(),
+            message.content_type,
+            Attributes(&message.attributes),
+            int(message.published_at_ms),
+            int(message.not_before_ms),
+            message.dedupe_key,
+            only,
+            message.trace.to_string(),
+            &*message.body,
+        ])?;
+    for line in targets.iter() {
+        deliver(work, *line, seq, message)?;
+    }
+    if let Some(key) = dedupe_key {
+        remember(work, message, key)?;
+    }
+    Ok(Ok(Published { id: message.id.clone(), duplicate: false }))
+}
+
+fn deliver(work: &mut Work, line: i64, seq: i64, message: &Message) -> rusqlite::Result<()> {
+    let behind = match &message.ordering_key {
+        None => false,
+        Some(key) => work
+            .conn
+            .prepare_cached(
+                "SELECT 1 FROM deliveries INDEXED BY deliveries_keys WHERE subscription = ?1 AND ordering_key = ?2 LIMIT 1",
+            )?
+            .exists(params![line, key])?,
+    };
+    let visible_at_ms = (!behind).then(|| int(message.not_before_ms.max(work.now_ms)));
+    work.conn
+        .prepare_cached(
+            "INSERT INTO deliveries (subscription, seq, visible_at_ms, ordering_key) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![line, seq, visible_at_ms, message.ordering_key])?;
+    work.lines.count(line, 1, i64::from(behind));
+    Ok(())
+}
+
+fn known(work: &Work, message: &Message, key: &str) -> rusqlite::Result<Option<MessageId>> {
+    let known_since_ms = work.now_ms.saturating_sub(work.dedupe_window_ms);
+    work.conn
+        .prepare_cached("SELECT message_id FROM dedupe WHERE topic = ?1 AND key = ?2 AND at_ms > ?3")?
+        .query_row(params![message.topic.as_str(), key, int(known_since_ms)], |row| name(row, 0))
+        .optional()
+}
+
+fn remember(work: &Work, message: &Message, key: &str) -> rusqlite::Result<()> {
+    let known_since_ms = work.now_ms.saturating_sub(work.dedupe_window_ms);
+    work.conn
+        .prepare_cached(
+            "DELETE FROM dedupe WHERE (topic, key) IN
+             (SELECT topic, key FROM dedupe INDEXED BY dedupe_age WHERE at_ms <= ?1 ORDER BY at_ms LIMIT ?2)",
+        )?
+        .execute([int(known_since_ms), FORGET_PER_KEY])?;
+    work.conn
+        .prepare_cached("INSERT OR REPLACE INTO dedupe (topic, key, message_id, at_ms) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![message.topic.as_str(), key, message.id.as_str(), int(work.now_ms)])?;
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! The tables, and how a file of an older program becomes one of this program.
+//!
+//! Invariants
+//! - `user_version` is the number of migrations that the file has seen. One that has seen more is not touched.
+//! - A migration that was released is never edited; a change is a further one.
+//! - Times are milliseconds since 1970, names are texts, and everything that is looked up has an index.
+
+use rusqlite::Connection;
+
+/// Marks the file as ours: "SPst".
+pub(crate) const APPLICATION_ID: i64 = 0x5350_7374;
+
+/// In the order in which they are applied.
+pub(crate) const MIGRATIONS: &[&str] = &[FIRST];
+
+const FIRST: &str = "
+-- Numbers of the store itself: up to where ids were given out.
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta (name, value) VALUES ('ids', 1), ('health', 0);
+
+CREATE TABLE subscriptions (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, topic TEXT NOT NULL);
+
+-- A message while any subscription has yet to settle it. The body is last: the other columns are read without it.
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY,
+    message_id TEXT NOT NULL,
+    content_type TEXT NOT NULL,
+    attributes TEXT,
+    published_at_ms INTEGER NOT NULL,
+    not_before_ms INTEGER NOT NULL,
+    dedupe_key TEXT,
+    only_subscription TEXT,
+    trace TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+
+-- One row for each subscription that has yet to settle the message. `visible_at_ms` alone decides when it is delivered:
+-- for a fresh one it is when it was published or its not-before, for a leased one the end of the lease, in a back-off the
+-- time of the next attempt; none while an earlier message of its ordering key is unsettled. `lease` is 0 or the lease.
+CREATE TABLE deliveries (
+    subscription INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    visible_at_ms INTEGER,
+    lease INTEGER NOT NULL DEFAULT 0,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    ordering_key TEXT,
+    PRIMARY KEY (subscription, seq)
+) WITHOUT ROWID;
+-- The rest of the primary key, `seq`, is in both indexes by itself, as their last column.
+CREATE INDEX deliveries_due ON deliveries (subscription, visible_at_ms) WHERE visible_at_ms IS NOT NULL;
+CREATE INDEX deliveries_keys ON deliveries (subscription, ordering_key) WHERE ordering_key IS NOT NULL;
+
+CREATE TABLE dedupe (
+    topic TEXT NOT NULL,
+    key TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (topic, key)
+) WITHOUT ROWID;
+CREATE INDEX dedupe_age ON dedupe (at_ms);
+
+CREATE TABLE ledger (
+    message_id TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    step TEXT NOT NULL,
+    subscription TEXT,
+    attempt INTEGER,
+    plugin TEXT,
+    version TEXT,
+    digest TEXT,
+    trace_id TEXT NOT NULL,
+    detail TEXT,
+    PRIMARY KEY (message_id, n)
+) WITHOUT ROWID;
+CREATE INDEX ledger_age ON ledger (at_ms);
+
+CREATE TABLE dead_letters (
+    id TEXT PRIMARY KEY,
+    subscription TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    dead_at_ms INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    plugin TEXT NOT NULL,
+    version TEXT,
+    digest TEXT,
+    trace_id TEXT NOT NULL,
+    replaying INTEGER NOT NULL,
+    message_id TEXT NOT NULL,
+    content_type TEXT NOT NULL,
+    attributes TEXT,
+    ordering_key TEXT,
+    published_at_ms INTEGER NOT NULL,
+    not_before_ms INTEGER NOT NULL,
+    dedupe_key TEXT,
+    only_subscription TEXT,
+    trace TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE UNIQUE INDEX dead_letters_message ON dead_letters (message_id, subscription);
+CREATE INDEX dead_letters_subscription ON dead_letters (subscription, id);
+
+-- `state`: 0 claimed, 1 sending, 2 sent.
+CREATE TABLE effects (
+    key TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    sent_id TEXT,
+    message_id TEXT NOT NULL,
+    subscription TEXT NOT NULL,
+    claimed_at_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX effects_message ON effects (message_id, subscription);
+CREATE INDEX effects_age ON effects (claimed_at_ms);
+
+CREATE TABLE requests (
+    key TEXT PRIMARY KEY,
+    fingerprint BLOB NOT NULL,
+    plan BLOB NOT NULL,
+    stale_at_ms INTEGER NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    answer BLOB
+);
+CREATE INDEX requests_age ON requests (expires_at_ms);
+
+CREATE TABLE deployments (
+    n INTEGER PRIMARY KEY,
+    plugin TEXT NOT NULL,
+    version TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    deployed_at_ms INTEGER NOT NULL,
+    cause TEXT NOT NULL
+);
+CREATE INDEX deployments_plugin ON deployments (plugin, n);
+";
+
+/// Which file this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Empty, or ours with this many migrations.
+    Ours(usize),
+    /// Ours, of a newer program.
+    Newer(i64),
+    /// A database of somebody else.
+    Foreign,
+}
+
+/// Looks without changing anything.
+pub(crate) fn inspect(conn: &Connection) -> rusqlite::Result<Found> {
+    let application: i64 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let objects: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application != APPLICATION_ID {
+        let empty = application == 0 && version == 0 && objects == 0;
+        return Ok(if empty { Found::Ours(0) } else { Found::Foreign });
+    }
+    Ok(match usize::try_from(version) {
+        Ok(seen) if seen <= MIGRATIONS.len() => Found::Ours(seen),
+        _ => Found::Newer(version),
+    })
+}
+
+/// Applies what the file has not seen, each migration in a transaction of its own.
+pub(crate) fn migrate(conn: &mut Connection, seen: usize) -> rusqlite::Result<()> {
+    for (place, migration) in MIGRATIONS.iter().enumerate().skip(seen) {
+        let transaction = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", i64::try_from(place + 1).unwrap_or(i64::MAX))?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

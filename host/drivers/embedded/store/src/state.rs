@@ -1,0 +1,8 @@
+//! The state ports on the store, a file each. What is written goes through the writer, what is only shown through the
+//! reader.
+
+mod dead_letters;
+mod deployments;
+mod effects;
+mod ledger;
+mod requests;

@@ -1,0 +1,316 @@
+//! The thread that writes: group commit.
+//!
+//! Whatever waits, up to [`Config::batch_max`](crate::Config) commands, runs in one transaction; then those who wait for
+//! messages are served in the same transaction; then one commit, and only then the answers.
+//!
+//! Invariants
+//! - No answer before the commit, and none that says `Ok` without it.
+//! - A command that refuses its arguments has changed nothing by then, so the others of its transaction stay.
+//! - Where SQLite itself fails, the whole transaction is rolled back and each command runs again alone: a settlement that
+//!   makes room on a full disk does not fail because a publish beside it does not fit.
+//! - A failure is the end of a transaction, never of the thread: the next one tries the disk again.
+//!
+//! Not here: what the commands do (`broker`, `state`).
+
+use crate::broker::lease::{self, Granted, Returns, Waiter};
+use crate::broker::lines::Lines;
+use crate::row::int;
+use crate::trouble::{Refusal, Trouble, closed};
+use rusqlite::Connection;
+use sandpost_message::TimestampMs;
+use sandpost_ports::PortError;
+use sandpost_ports::clock::Clock;
+use std::fs::File;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// The longest sleep. A machine's clock that is set forward makes messages due without waking anybody.
+const SLEEP_MAX_MS: u64 = 60_000;
+
+/// A clock that goes back by no more than this is taken as it is; the messages that were due are due again that soon.
+const CLOCK_BACK_MS: u64 = 1_000;
+
+/// Ids that are reserved in the file at once; what is left of them when the host stops is skipped.
+const IDS_RESERVED: i64 = 1 << 20;
+
+/// What the writer is asked for.
+pub(crate) enum Command {
+    /// To do something in a transaction.
+    Job(Box<dyn Job>),
+    /// To let somebody wait for messages of this subscription.
+    Next(i64, Waiter),
+    /// To finish what waits, and end. Dropped when the file is closed and free.
+    Close(oneshot::Sender<()>),
+}
+
+/// A command that can run again where its transaction failed.
+pub(crate) trait Job: Send {
+    /// Does it. `Err` is SQLite's; a refusal is kept for the answer.
+    fn run(&mut self, work: &mut Work) -> rusqlite::Result<()>;
+    /// Tells the caller, after the commit or after its failure.
+    fn answer(self: Box<Self>, committed: Result<(), &Trouble>);
+}
+
+/// A closure as a command.
+pub(crate) struct Call<F, T> {
+    pub(crate) run: F,
+    pub(crate) outcome: Option<Result<T, PortError>>,
+    pub(crate) reply: oneshot::Sender<Result<T, PortError>>,
+}
+
+impl<F, T> Job for Call<F, T>
+where
+    F: FnMut(&mut Work) -> Result<T, Refusal> + Send,
+    T: Send,
+{
+    fn run(&mut self, work: &mut Work) -> rusqlite::Result<()> {
+        self.outcome = Some(match (self.run)(work) {
+            Ok(value) => Ok(value),
+            Err(Refusal::Port(error)) => Err(error),
+            Err(Refusal::Sqlite(error)) => return Err(error),
+        });
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), &Trouble>) {
+        let answer = match (committed, self.outcome) {
+            (Err(trouble), _) => Err(trouble.error()),
+            (Ok(()), Some(outcome)) => outcome,
+            (Ok(()), None) => return,
+        };
+        // Who no longer waits does not want the answer.
+        self.reply.send(answer).ok();
+    }
+}
+
+/// What commands work on.
+pub(crate) struct Work {
+    pub(crate) conn: Connection,
+    /// The subscriptions, with who waits on them.
+    pub(crate) lines: Lines,
+    /// The time of this transaction.
+    pub(crate) now_ms: TimestampMs,
+    pub(crate) ids: Ids,
+    /// How long a dedupe key is known.
+    pub(crate) dedupe_window_ms: u64,
+    /// From how many bytes on nothing new is accepted.
+    pub(crate) accept_max_bytes: u64,
+    /// Leases of this transaction, to be handed out after it.
+    pub(crate) granted: Vec<Granted>,
+}
+
+impl Work {
+    /// How many bytes may still be accepted.
+    pub(crate) fn room_bytes(&self) -> rusqlite::Result<u64> {
+        let pragma =
+            |sql: &str| -> rusqlite::Result<i64> { self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)) };
+        let pages = pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?;
+        let used = u64::try_from(pages.saturating_mul(pragma("PRAGMA page_size")?)).unwrap_or(0);
+        Ok(self.accept_max_bytes.saturating_sub(used))
+    }
+}
+
+/// Numbers that are never given twice, over restarts too: a receipt of an earlier run must not fit a message of this one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ids {
+    next: i64,
+    reserved: i64,
+    reserved_on_disk: i64,
+}
+
+impl Ids {
+    /// Goes on where the file says.
+    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let next = conn.query_row("SELECT value FROM meta WHERE name = 'ids'", [], |row| row.get(0))?;
+        Ok(Self { next, reserved: next, reserved_on_disk: next })
+    }
+
+    /// The next one; larger than all before.
+    pub(crate) fn next(&mut self, conn: &Connection) -> rusqlite::Result<i64> {
+        if self.next >= self.reserved {
+            let reserved = self.next + IDS_RESERVED;
+            conn.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'ids'")?.execute([reserved])?;
+            self.reserved = reserved;
+        }
+        let id = self.next;
+        self.next += 1;
+        Ok(id)
+    }
+
+    fn committed(&mut self) {
+        self.reserved_on_disk = self.reserved;
+    }
+
+    fn rolled_back(&mut self) {
+        self.reserved = self.reserved_on_disk;
+    }
+}
+
+/// The thread's own.
+pub(crate) struct Writer {
+    pub(crate) work: Work,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) returns: Arc<Returns>,
+    pub(crate) batch_max: usize,
+    /// Where the clock went back from, until the deliveries have followed.
+    pub(crate) clock_was_ms: Option<TimestampMs>,
+    /// Held until the file is closed.
+    pub(crate) lock: Option<File>,
+}
+
+impl Writer {
+    /// Serves until it is told to close, or nobody is left to ask.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut told = Vec::new();
+        let mut batch = Vec::with_capacity(self.batch_max.min(1024));
+        loop {
+            let wake_at_ms = self.wake_at_ms();
+            let open = tokio::select! {
+                biased;
+                taken = commands.recv_many(&mut batch, self.batch_max) => taken > 0,
+                () = self.returns.changed() => true,
+                () = sleep_until(&*self.clock, wake_at_ms) => true,
+            };
+            if !open {
+                break;
+            }
+            let jobs = self.sort(&mut batch, &mut commands, &mut told);
+            self.turn(jobs);
+        }
+        // Leases that nobody took are undone, so that their attempts do not count after a restart.
+        self.turn(Vec::new());
+        self.work.lines.dismiss(closed);
+        self.work.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").ok();
+        let Self { work, lock, .. } = self;
+        drop(work);
+        drop(lock);
+        drop(told);
+    }
+
+    fn sort(
+        &mut self,
+        batch: &mut Vec<Command>,
+        commands: &mut mpsc::Receiver<Command>,
+        told: &mut Vec<oneshot::Sender<()>>,
+    ) -> Vec<Box<dyn Job>> {
+        let mut jobs = Vec::with_capacity(batch.len());
+        for command in batch.drain(..) {
+            match command {
+                Command::Job(job) => jobs.push(job),
+                Command::Next(line, waiter) => self.work.lines.park(line, waiter),
+                Command::Close(done) => {
+                    commands.close();
+                    self.work.lines.dismiss(closed);
+                    told.push(done);
+                }
+            }
+        }
+        jobs
+    }
+
+    /// One transaction where all goes well.
+    fn turn(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        self.look_at_the_clock();
+        let returned = self.returns.take();
+        let together = self.transact(|work| {
+            lease::undo(work, &returned)?;
+            for job in &mut jobs {
+                job.run(work)?;
+            }
+            lease::serve(work)
+        });
+        match together {
+            Ok(()) => jobs.into_iter().for_each(|job| job.answer(Ok(()))),
+            Err(trouble) => self.one_by_one(jobs, &returned, &trouble),
+        }
+        self.hand_out();
+    }
+
+    fn one_by_one(&mut self, jobs: Vec<Box<dyn Job>>, returned: &[lease::Leased], together: &Trouble) {
+        let alone = jobs.len() == 1 && returned.is_empty() && !self.work.lines.anybody_waits();
+        for mut job in jobs {
+            if alone {
+                job.answer(Err(together));
+                continue;
+            }
+            match self.transact(|work| job.run(work)) {
+                Ok(()) => job.answer(Ok(())),
+                Err(trouble) => job.answer(Err(&trouble)),
+            }
+        }
+        if self.transact(|work| lease::undo(work, returned)).is_err() {
+            // They end with their time instead; the next turn tries once more.
+            self.returns.put_back(returned);
+        }
+        if let Err(trouble) = self.transact(lease::serve) {
+            self.work.lines.dismiss(|| trouble.error());
+        }
+    }
+
+    /// Runs `what` in a transaction, and takes back all of its traces where it fails.
+    fn transact(&mut self, what: impl FnOnce(&mut Work) -> rusqlite::Result<()>) -> Result<(), Trouble> {
+        let clock_was_ms = self.clock_was_ms;
+        let work = &mut self.work;
+        let done = work.conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([])).and_then(|_| {
+            if let Some(was_ms) = clock_was_ms {
+                keep_due(work, was_ms)?;
+            }
+            what(work)
+        });
+        let done = done.map_err(Trouble::before_commit).and_then(|()| {
+            let commit = work.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+            commit.map(|_| ()).map_err(Trouble::in_commit)
+        });
+        if done.is_ok() {
+            work.lines.committed();
+            work.ids.committed();
+            self.clock_was_ms = None;
+        } else {
+            // Some failures have rolled back by themselves.
+            if !work.conn.is_autocommit() {
+                work.conn.execute_batch("ROLLBACK").ok();
+            }
+            work.ids.rolled_back();
+            work.lines.rolled_back();
+            for granted in work.granted.drain(..).rev() {
+                work.lines.unserve(granted);
+            }
+        }
+        done
+    }
+
+    fn hand_out(&mut self) {
+        for granted in self.work.granted.drain(..) {
+            granted.send(&self.returns);
+        }
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let (was_ms, now_ms) = (self.work.now_ms, self.clock.now_ms());
+        if now_ms.saturating_add(CLOCK_BACK_MS) < was_ms {
+            self.clock_was_ms = Some(self.clock_was_ms.map_or(was_ms, |earlier| earlier.max(was_ms)));
+        }
+        self.work.now_ms = now_ms;
+    }
+
+    fn wake_at_ms(&self) -> Option<TimestampMs> {
+        let due_at_ms = self.work.lines.earliest_due_ms()?;
+        Some(due_at_ms.min(self.clock.now_ms().saturating_add(SLEEP_MAX_MS)))
+    }
+}
+
+/// What was due stays due when the clock is set back, instead of waiting for the same time to come again.
+fn keep_due(work: &Work, was_ms: TimestampMs) -> rusqlite::Result<()> {
+    work.conn.execute(
+        "UPDATE deliveries SET visible_at_ms = ?1 WHERE visible_at_ms > ?1 AND visible_at_ms <= ?2",
+        [int(work.now_ms), int(was_ms)],
+    )?;
+    Ok(())
+}
+
+async fn sleep_until(clock: &dyn Clock, at_ms: Option<TimestampMs>) {
+    match at_ms {
+        Some(at_ms) => clock.sleep_until(at_ms).await,
+        None => std::future::pending().await,
+    }
+}
