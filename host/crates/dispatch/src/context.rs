@@ -10,6 +10,7 @@ use crate::route::Route;
 use sandpost_message::SubscriptionName;
 use sandpost_ports::clock::Clock;
 use sandpost_ports::{ErrorKind, PortError};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -127,24 +128,23 @@ pub(crate) fn is_hopeless(error: &PortError) -> bool {
 
 /// Waits between tries: doubling from the least to the longest.
 pub(crate) struct Waits {
-    min_ms: u64,
-    max_ms: u64,
+    bounds_ms: RangeInclusive<u64>,
     next_ms: u64,
 }
 
 impl Waits {
-    pub(crate) fn new(min_ms: u64, max_ms: u64) -> Self {
-        Self { min_ms, max_ms, next_ms: min_ms }
+    pub(crate) fn new(bounds_ms: RangeInclusive<u64>) -> Self {
+        Self { next_ms: *bounds_ms.start(), bounds_ms }
     }
 
     pub(crate) fn next_ms(&mut self) -> u64 {
         let wait_ms = self.next_ms;
-        self.next_ms = wait_ms.saturating_mul(2).min(self.max_ms);
+        self.next_ms = wait_ms.saturating_mul(2).min(*self.bounds_ms.end());
         wait_ms
     }
 
     pub(crate) fn reset(&mut self) {
-        self.next_ms = self.min_ms;
+        self.next_ms = *self.bounds_ms.start();
     }
 }
 

@@ -225,7 +225,7 @@ where
     Call: Future<Output = Result<(), PortError>>,
 {
     let shared = &*bound.shared;
-    let mut waits = Waits::new(SETTLE_WAIT_MS_MIN, SETTLE_WAIT_MS_MAX);
+    let mut waits = Waits::new(SETTLE_WAIT_MS_MIN..=SETTLE_WAIT_MS_MAX);
     let mut last = false;
     loop {
         let Err(error) = shared.call(call()).await else { return Ok(()) };

@@ -94,7 +94,7 @@ pub(crate) async fn run(bound: Arc<Bound>, opened: Option<Arc<dyn Subscription>>
         },
     };
     let shared = &*bound.shared;
-    let mut waits = Waits::new(PULL_WAIT_MS_MIN, PULL_WAIT_MS_MAX);
+    let mut waits = Waits::new(PULL_WAIT_MS_MIN..=PULL_WAIT_MS_MAX);
     while let Some(ready) = bound.route.ready(shared).await {
         let work_ms = match ready {
             Ready::Handle { deadline_ms } => deadline_ms,
@@ -139,7 +139,7 @@ pub(crate) async fn run(bound: Arc<Bound>, opened: Option<Arc<dyn Subscription>>
 /// Opens the subscription, trying until it succeeds; none once the stop has begun.
 async fn open(bound: &Bound) -> Option<Arc<dyn Subscription>> {
     let shared = &*bound.shared;
-    let mut waits = Waits::new(PULL_WAIT_MS_MIN, PULL_WAIT_MS_MAX);
+    let mut waits = Waits::new(PULL_WAIT_MS_MIN..=PULL_WAIT_MS_MAX);
     loop {
         let opening = shared.call(shared.services.broker.subscribe(&bound.name, &bound.config.topic));
         match shared.until_stop(opening).await? {

@@ -90,21 +90,17 @@ async fn a_flood_on_one_subscription_does_not_starve_another() {
     for _ in 0..20 {
         world.publish("mails").await;
     }
-    // Whoever is at work ends, one at a time.
-    for _ in 0..42 {
-        calm().await;
+    // Whoever is at work ends, one at a time: of the places that become free, each takes its half.
+    let begun = || (flood.lock().unwrap().len() - 2, mails.lock().unwrap().len());
+    while begun().0 + begun().1 < 24 {
         flood_gate.add_permits(1);
         calm().await;
         mails_gate.add_permits(1);
+        calm().await;
     }
-    calm().await;
-    assert_eq!(
-        mails.lock().unwrap().len(),
-        20,
-        "all mails have begun beside {} of the flood",
-        flood.lock().unwrap().len()
-    );
-    assert!(flood.lock().unwrap().len() < 60, "{}", flood.lock().unwrap().len());
+    let (of_the_flood, of_the_mails) = begun();
+    assert!(of_the_mails >= 10, "{of_the_mails} mails began beside {of_the_flood} of the flood");
+    assert!(of_the_flood >= 10, "{of_the_flood} of the flood began beside {of_the_mails} mails");
     stop(running).await;
 }
 

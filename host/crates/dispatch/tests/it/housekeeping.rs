@@ -1,6 +1,7 @@
 //! What is forgotten, and what is not.
 
 use crate::world::{START_MS, World, one, orders, stop};
+use sandpost_dispatch::Config;
 use sandpost_message::Verdict;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -29,21 +30,23 @@ async fn old_records_are_forgotten_after_their_time() {
 #[tokio::test]
 async fn no_effect_of_a_message_that_is_still_on_its_way_is_forgotten() {
     let world = World::new();
-    // Nobody handles it, and the grace is as long as can be: it is on its way for longer than effects are kept.
-    let mut orders = orders();
-    orders.handler_grace_ms = KEEP_MS;
-    let running = world.start(one("orders", orders)).await;
-    world.pass(KEEP_MS - 1_000).await;
-    let message = world.publish("orders").await;
-    world.plugins.deploy("orders", "1.0.0", 10_000, |_| Box::pin(async { crate::world::retry() }));
-    world.pass(0).await;
-    world.plugins.remove("orders");
-    world.state.forgotten.lock().unwrap().clear();
-    world.pass(KEEP_MS - 1_000).await;
-    world.pass(KEEP_MS).await;
-    let asked = world.state.forgotten.lock().unwrap().clone();
-    let before = asked.iter().filter(|(what, _)| *what == "effects").map(|(_, before_ms)| *before_ms);
-    assert!(before.clone().count() > 0);
-    assert!(world.broker.left() == 0 || before.max().unwrap() <= message.published_at_ms);
+    world.answer("orders", |_| Verdict::Ack.into());
+    let config = Config { effects_keep_ms: 200_000, ..Config::default() };
+    let running = world.try_start(config, one("orders", orders())).await.unwrap();
+    // On its way for far longer than effects are kept.
+    let due_ms = START_MS + 3_600_000;
+    world.publish_with("orders", |message| message.not_before_ms = due_ms).await;
+    let effects_before = || {
+        let mut forgotten = world.state.forgotten.lock().unwrap();
+        let before = forgotten.iter().rfind(|(what, _)| *what == "effects").map(|(_, before_ms)| *before_ms);
+        forgotten.clear();
+        before
+    };
+    world.pass(due_ms - START_MS - 1).await;
+    assert_eq!(effects_before(), Some(START_MS));
+    world.pass(1).await;
+    world.until_empty().await;
+    world.pass(ROUND_MS).await;
+    assert_eq!(effects_before(), Some(due_ms + ROUND_MS - 200_000));
     stop(running).await;
 }

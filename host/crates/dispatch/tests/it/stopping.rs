@@ -96,9 +96,9 @@ async fn no_task_outlives_a_stop_or_a_drop() {
         world.publish("orders").await;
         eventually("it is at work", || seen.lock().unwrap().len() == 1).await;
         if dropped {
-            drop(running)
+            drop(running);
         } else {
-            stop(running).await
+            stop(running).await;
         }
         // Every task holds the services; the test itself and the broker's own handle are what is left.
         eventually("the services are let go", || Arc::strong_count(&world.state) == 1).await;

@@ -479,3 +479,78 @@ fn millis(time: Duration) -> u64 {
 fn number(count: u64) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    /// What Prometheus would read after these events.
+    fn rendered(events: impl FnOnce()) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, events);
+        handle.render()
+    }
+
+    #[test]
+    fn the_time_of_a_message_is_counted_once_at_its_end() {
+        let (topic, subscription) = ("orders".parse().unwrap(), "order-mails".parse().unwrap());
+        let message_id = MessageId::new();
+        let text = rendered(|| {
+            for (attempt, outcome) in
+                [(1, DeliveryOutcome::HandBack), (1, DeliveryOutcome::Retry), (2, DeliveryOutcome::Ack)]
+            {
+                let age = Duration::from_secs(3);
+                Settled { topic: &topic, subscription: &subscription, message_id: &message_id, attempt, outcome, age }
+                    .emit();
+            }
+        });
+        let line = |name: &str, outcome: &str| {
+            text.lines()
+                .find(|line| line.starts_with(name) && line.contains(&format!("outcome=\"{outcome}\"")))
+                .map(str::to_owned)
+        };
+        for outcome in ["hand-back", "retry", "ack"] {
+            assert!(line("sandpost_deliveries_total{", outcome).unwrap().ends_with(" 1"), "{text}");
+        }
+        assert!(line("sandpost_message_seconds_sum", "ack").unwrap().ends_with(" 3"), "{text}");
+        assert_eq!(line("sandpost_message_seconds", "retry"), None);
+        assert!(!text.contains(message_id.as_str()), "ids are no labels");
+    }
+
+    #[test]
+    fn dead_letters_are_counted_by_cause_and_gauged_by_subscription() {
+        let subscription: SubscriptionName = "order-mails".parse().unwrap();
+        let text = rendered(|| {
+            DeadLettered {
+                subscription: &subscription,
+                message_id: &MessageId::new(),
+                trace_id: "0af7651916cd43dd8448eb211c80319c",
+                plugin: &"mails".parse().unwrap(),
+                version: None,
+                digest: None,
+                cause: "no-handler",
+                reason: "nobody",
+                attempts: 0,
+                wanted: false,
+            }
+            .emit();
+            DeadLetterCount { subscription: &subscription, count: 7 }.emit();
+        });
+        assert!(
+            text.contains("sandpost_dead_letters_total{subscription=\"order-mails\",cause=\"no-handler\"} 1"),
+            "{text}"
+        );
+        assert!(text.contains("sandpost_dead_letters{subscription=\"order-mails\"} 7"), "{text}");
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_what_caused_it() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("settling failed")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("disk full"));
+        assert_eq!(Chain(&error).to_string(), "settling failed: disk full");
+    }
+}
