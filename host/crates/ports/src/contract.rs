@@ -8,6 +8,7 @@
 pub mod broker;
 pub mod cache;
 pub mod documents;
+pub mod email;
 pub mod sql;
 pub mod state;
 
