@@ -1,0 +1,288 @@
+//! The engine: one wasmtime engine and one linker for all plugins, the clock that interrupts guests, and the threads
+//! that guests run on.
+//!
+//! The configuration is the one that was measured as both safe and fast: a fresh instance for every call out of a
+//! pooling allocator with copy-on-write. Memory is reset by scanning the page map where the kernel can; where it cannot,
+//! nothing is kept resident, because a large value then keeps whole pools in memory.
+//!
+//! Invariants
+//! - Guests run on the guest threads alone, which have neither timers nor sockets: whatever a guest waits for belongs to
+//!   the I/O runtime, whose context each of its polls is in. A spinning guest starves no timer.
+//! - Epochs advance every [`TICK`]; a guest that computes gives its thread away at each.
+//! - At most `instances_max` calls are at work, and beside them a share for templates that they render: a call that
+//!   waits for a template cannot be what the template waits for.
+//!
+//! Not here: what a single call may cost (`limits`), how it ends (`instance`).
+
+use crate::Limits;
+use crate::guest::Guest;
+use sandpost_interfaces::Call;
+use sandpost_message::{Fault, FaultKind};
+use sandpost_telemetry::events::runtime as events;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::Linker;
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// How often guests are interrupted. Long enough to cost nothing, short enough that sharing a thread is not felt.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// Linear memory that a slot keeps between two calls, where the page map can be scanned. Measured: over it resets are
+/// system calls again, and two threads are no faster than one.
+const MEMORY_KEEP_RESIDENT_BYTES: usize = 1024 * 1024;
+/// The same of a table; what a component of some hundred functions touches.
+const TABLE_KEEP_RESIDENT_BYTES: usize = 64 * 1024;
+/// Memories and tables of one component: what linked components have, and not more, because each reserves address space.
+const MEMORIES_PER_COMPONENT: u32 = 2;
+const TABLES_PER_COMPONENT: u32 = 8;
+/// Beside what the guest's own frames may take, for the host's functions on the same stack.
+const HOST_STACK_BYTES: usize = 1024 * 1024;
+/// Frames of a trap that are kept; the detail of a fault shows fewer.
+const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+/// One in so many instances is kept for templates.
+const RENDER_SHARE: usize = 4;
+
+/// The engine's table of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// Threads that guests run on; 0 for one a core. Default 0.
+    pub threads: usize,
+    /// Calls at work at once. Each reserves address space, and memory once it was used. Default 1000.
+    pub instances_max: usize,
+    /// How long a call waits for its turn before it ends as `no-instance`. Default 1000.
+    pub instance_wait_ms: u64,
+    /// Stack of a guest. Default 1 048 576 (1 MiB).
+    pub stack_max_bytes: usize,
+    /// The most that a plugin may ask for.
+    pub ceiling: Limits,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            instances_max: 1000,
+            instance_wait_ms: 1000,
+            stack_max_bytes: 1024 * 1024,
+            ceiling: Limits::ceiling(),
+        }
+    }
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A number that cannot be.
+    #[error("{0}")]
+    Config(&'static str),
+    /// wasmtime does not take the configuration: most often the system's limit of address space.
+    #[error(
+        "the WebAssembly engine does not start with {instances} instances; is address space limited (`ulimit -v`)?"
+    )]
+    Create {
+        /// How many were asked for.
+        instances: usize,
+        /// What wasmtime said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A thread could not be started.
+    #[error("the guest threads do not start")]
+    Threads(#[source] std::io::Error),
+}
+
+/// One a host. Dropped, it ends its threads, and with them every guest at work.
+pub struct Engine {
+    wasmtime: wasmtime::Engine,
+    linker: Linker<Guest>,
+    config: EngineConfig,
+    calls: Arc<Semaphore>,
+    renders: Arc<Semaphore>,
+    io: Handle,
+    guests: Option<Runtime>,
+    _ticker: Ticker,
+}
+
+/// What an instance is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A message, or a trial of one.
+    Handle,
+    /// A template.
+    Render,
+}
+
+/// A place in the pool. Held as long as the instance lives.
+pub(crate) struct Slot {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        events::InstanceEnded.emit();
+    }
+}
+
+impl Engine {
+    /// Starts it. `io` is the runtime whose timers and sockets guests' host calls use.
+    pub fn new(config: EngineConfig, io: Handle) -> Result<Self, EngineError> {
+        if config.instances_max == 0 || config.instances_max > INSTANCES_CEILING {
+            return Err(EngineError::Config("`instances_max` is between 1 and 100000"));
+        }
+        if config.stack_max_bytes < STACK_FLOOR_BYTES {
+            return Err(EngineError::Config("`stack_max_bytes` is at least 65536"));
+        }
+        let renders = (config.instances_max / RENDER_SHARE).max(1);
+        let slots = config.instances_max + renders;
+        let failed =
+            |source: wasmtime::Error| EngineError::Create { instances: config.instances_max, source: source.into() };
+        let wasmtime = wasmtime::Engine::new(&wasmtime_config(&config, slots)).map_err(failed)?;
+        let mut linker = Linker::new(&wasmtime);
+        sandpost_interfaces::add_to_linker(&mut linker, |guest: &mut Guest| -> &mut Call { &mut guest.call })
+            .map_err(failed)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
+
+        let mut threads = Builder::new_multi_thread();
+        threads.thread_name("sandpost-guest");
+        if config.threads > 0 {
+            threads.worker_threads(config.threads);
+        }
+        let guests = threads.build().map_err(EngineError::Threads)?;
+        let ticker = Ticker::start(wasmtime.weak()).map_err(EngineError::Threads)?;
+        Ok(Self {
+            wasmtime,
+            linker,
+            calls: Arc::new(Semaphore::new(config.instances_max)),
+            renders: Arc::new(Semaphore::new(renders)),
+            config,
+            io,
+            guests: Some(guests),
+            _ticker: ticker,
+        })
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.wasmtime
+    }
+
+    pub(crate) fn linker(&self) -> &Linker<Guest> {
+        &self.linker
+    }
+
+    pub(crate) fn io(&self) -> &Handle {
+        &self.io
+    }
+
+    /// Where guests are spawned; none while the engine is being dropped.
+    pub(crate) fn guests(&self) -> Option<&Handle> {
+        self.guests.as_ref().map(Runtime::handle)
+    }
+
+    /// Waits for a place in the pool, `wait` at most and never longer than `instance_wait_ms`.
+    pub(crate) async fn slot(&self, purpose: Purpose, wait: Duration) -> Result<Slot, Fault> {
+        let semaphore = match purpose {
+            Purpose::Handle => &self.calls,
+            Purpose::Render => &self.renders,
+        };
+        let wait = wait.min(Duration::from_millis(self.config.instance_wait_ms));
+        match tokio::time::timeout(wait, semaphore.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => {
+                events::InstanceStarted.emit();
+                Ok(Slot { _permit: permit })
+            }
+            Ok(Err(_closed)) => Err(Fault::new(FaultKind::Stopped, "the engine has stopped")),
+            Err(_elapsed) => Err(Fault::new(
+                FaultKind::NoInstance,
+                format!("all instances were at work for {} ms (instances_max)", wait.as_millis()),
+            )),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Waiting for guests here could block an I/O thread; they end at their next yield.
+        if let Some(guests) = self.guests.take() {
+            guests.shutdown_background();
+        }
+    }
+}
+
+/// Over it the reservation of address space cannot be had on any machine.
+const INSTANCES_CEILING: usize = 100_000;
+/// Less than this and no compiled language's start-up code runs.
+const STACK_FLOOR_BYTES: usize = 64 * 1024;
+
+fn wasmtime_config(config: &EngineConfig, slots: usize) -> Config {
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+    let ceiling = &config.ceiling;
+    let core_instances = u32::try_from(ceiling.core_instances_max).unwrap_or(u32::MAX);
+
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(slots.saturating_mul(core_instances))
+        .total_memories(slots.saturating_mul(MEMORIES_PER_COMPONENT))
+        .total_tables(slots.saturating_mul(TABLES_PER_COMPONENT))
+        .total_stacks(slots)
+        .max_core_instances_per_component(core_instances)
+        .max_memories_per_component(MEMORIES_PER_COMPONENT)
+        .max_tables_per_component(TABLES_PER_COMPONENT)
+        .max_memory_size(usize::try_from(ceiling.memory_max_bytes).unwrap_or(usize::MAX))
+        .table_elements(usize::try_from(ceiling.table_elements_max).unwrap_or(usize::MAX));
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Yes)
+            .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT_BYTES)
+            .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES);
+    }
+
+    let mut wasmtime = Config::new();
+    wasmtime
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_init_cow(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(config.stack_max_bytes)
+        .async_stack_size(config.stack_max_bytes.saturating_add(HOST_STACK_BYTES))
+        .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES_MAX));
+    wasmtime
+}
+
+/// The thread that advances the epoch.
+struct Ticker {
+    /// Dropped to end the thread.
+    running: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(engine: wasmtime::EngineWeak) -> std::io::Result<Self> {
+        let (running, stopped) = channel();
+        let thread = std::thread::Builder::new().name("sandpost-ticker".to_owned()).spawn(move || {
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                let Some(engine) = engine.upgrade() else { return };
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self { running: Some(running), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        drop(self.running.take());
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say: it ended.
+            drop(thread.join());
+        }
+    }
+}

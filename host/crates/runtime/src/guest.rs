@@ -1,0 +1,297 @@
+//! What the store of one instance holds: the host's side of the call, limits on memory, the meter of computing time, and
+//! WASI with nothing behind it.
+//!
+//! Invariants
+//! - WASI is built when the guest first asks for it; most guests never do. It has no arguments, no environment, no
+//!   folders and no network.
+//! - What a guest writes to its standard streams goes to the log, bounded.
+//! - Over its memory a guest is ended by name: a refused growth would end most guests anyway, without saying why.
+
+use crate::Limits;
+use sandpost_interfaces::Call;
+use sandpost_message::{Fault, FaultKind};
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+/// WASI resources (streams, pollables) open at once.
+const WASI_RESOURCES_MAX: usize = 256;
+/// Random bytes of one request; languages seed their hash tables with some dozens.
+const RANDOM_MAX_BYTES: u64 = 64 * 1024;
+/// What a stream says it takes at once; over its bound it takes and drops.
+const STREAM_WRITE_BYTES: usize = 64 * 1024;
+
+/// The store's data.
+pub(crate) struct Guest {
+    pub(crate) call: Call,
+    pub(crate) ceiling: MemoryLimits,
+    wasi: Option<WasiCtx>,
+    wasi_table: ResourceTable,
+    output: Output,
+}
+
+impl Guest {
+    pub(crate) fn new(call: Call, limits: &Limits, output: Output) -> Self {
+        let mut wasi_table = ResourceTable::new();
+        wasi_table.set_max_capacity(WASI_RESOURCES_MAX);
+        Self { call, ceiling: MemoryLimits::new(limits), wasi: None, wasi_table, output }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let output = &self.output;
+        let ctx = self.wasi.get_or_insert_with(|| {
+            WasiCtxBuilder::new()
+                .allow_tcp(false)
+                .allow_udp(false)
+                .allow_ip_name_lookup(false)
+                .allow_blocking_current_thread(false)
+                .max_random_size(RANDOM_MAX_BYTES)
+                .stdout(output.stdout.clone())
+                .stderr(output.stderr.clone())
+                .build()
+        });
+        WasiCtxView { ctx, table: &mut self.wasi_table }
+    }
+}
+
+/// Memory and tables of one instance.
+pub(crate) struct MemoryLimits {
+    memory_max_bytes: usize,
+    memory_bytes: usize,
+    growing_bytes: usize,
+    table_elements_max: usize,
+    core_instances_max: usize,
+}
+
+impl MemoryLimits {
+    fn new(limits: &Limits) -> Self {
+        let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            memory_max_bytes: size(limits.memory_max_bytes),
+            memory_bytes: 0,
+            growing_bytes: 0,
+            table_elements_max: size(limits.table_elements_max),
+            core_instances_max: size(limits.core_instances_max),
+        }
+    }
+}
+
+impl wasmtime::ResourceLimiter for MemoryLimits {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.growing_bytes = desired.saturating_sub(current);
+        let wanted = self.memory_bytes.saturating_add(self.growing_bytes);
+        if wanted > self.memory_max_bytes {
+            let detail =
+                format!("asked for {wanted} bytes of memory; it may have {} (memory_max_bytes)", self.memory_max_bytes);
+            return Err(Fault::new(FaultKind::Memory, detail).into());
+        }
+        self.memory_bytes = wanted;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_bytes = self.memory_bytes.saturating_sub(std::mem::take(&mut self.growing_bytes));
+        Ok(())
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > self.table_elements_max {
+            let detail = format!(
+                "asked for a table of {desired} elements; it may have {} (table_elements_max)",
+                self.table_elements_max
+            );
+            return Err(Fault::new(FaultKind::Memory, detail).into());
+        }
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        self.core_instances_max
+    }
+}
+
+/// What a guest computed, in nanoseconds of its threads' own clocks: waiting, and being displaced by other processes, do
+/// not count.
+#[derive(Clone)]
+pub(crate) struct CpuMeter(Arc<CpuCounts>);
+
+struct CpuCounts {
+    spent_ns: AtomicU64,
+    /// The thread's clock when the poll that is under way began.
+    since_ns: AtomicU64,
+}
+
+impl CpuMeter {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(CpuCounts { spent_ns: AtomicU64::new(0), since_ns: AtomicU64::new(0) }))
+    }
+
+    /// So far. Only inside a poll, on its thread.
+    pub(crate) fn now_ns(&self) -> u64 {
+        let since = self.0.since_ns.load(Ordering::Relaxed);
+        self.0.spent_ns.load(Ordering::Relaxed).saturating_add(thread_cpu_ns().saturating_sub(since))
+    }
+
+    /// A poll begins, on this thread.
+    pub(crate) fn begin(&self) {
+        self.0.since_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+    }
+
+    /// It ended, on the same thread.
+    pub(crate) fn end(&self) {
+        self.0.spent_ns.store(self.now_ns(), Ordering::Relaxed);
+    }
+}
+
+fn thread_cpu_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let (seconds, nanos) =
+        (u64::try_from(now.tv_sec).unwrap_or_default(), u64::try_from(now.tv_nsec).unwrap_or_default());
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// What a guest wrote to its standard streams.
+#[derive(Clone)]
+pub(crate) struct Output {
+    pub(crate) stdout: Capture,
+    pub(crate) stderr: Capture,
+}
+
+impl Output {
+    pub(crate) fn new(max_bytes: u64) -> Self {
+        let max = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        Self { stdout: Capture::new(max), stderr: Capture::new(max) }
+    }
+}
+
+/// One stream: keeps its beginning and drops the rest. The writer is never told: a guest that cannot print does not fail.
+#[derive(Clone)]
+pub(crate) struct Capture {
+    kept: Arc<Mutex<Kept>>,
+    max_bytes: usize,
+}
+
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    dropped: bool,
+}
+
+impl Capture {
+    fn new(max_bytes: usize) -> Self {
+        Self { kept: Arc::default(), max_bytes }
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = self.max_bytes.saturating_sub(kept.bytes.len()).min(bytes.len());
+        kept.bytes.extend_from_slice(&bytes[..room]);
+        kept.dropped |= room < bytes.len();
+    }
+
+    /// What was written so far, and whether more was dropped.
+    pub(crate) fn text(&self) -> (String, bool) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        (String::from_utf8_lossy(&kept.bytes).into_owned(), kept.dropped)
+    }
+}
+
+impl IsTerminal for Capture {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Capture {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Capture {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Capture {
+    fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
+        self.push(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(STREAM_WRITE_BYTES)
+    }
+}
+
+impl AsyncWrite for Capture {
+    fn poll_write(self: Pin<&mut Self>, _context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.push(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasmtime::ResourceLimiter;
+
+    #[test]
+    fn a_stream_keeps_its_beginning() {
+        let capture = Capture::new(5);
+        capture.push(b"abc");
+        capture.push(b"def");
+        assert_eq!(capture.text(), ("abcde".to_owned(), true));
+    }
+
+    #[test]
+    fn memories_are_counted_together_and_a_failed_growth_is_given_back() {
+        let mut limits = MemoryLimits::new(&Limits { memory_max_bytes: 100, ..Limits::default() });
+        assert!(limits.memory_growing(0, 60, None).unwrap());
+        assert!(limits.memory_growing(0, 40, None).unwrap());
+        limits.memory_grow_failed(wasmtime::Error::msg("no")).unwrap();
+        assert!(limits.memory_growing(60, 100, None).unwrap());
+        let error = limits.memory_growing(0, 1, None).unwrap_err();
+        assert_eq!(error.downcast_ref::<Fault>().unwrap().kind, FaultKind::Memory);
+    }
+
+    #[test]
+    fn waiting_is_not_computing() {
+        let meter = CpuMeter::new();
+        meter.begin();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        meter.end();
+        assert!(meter.0.spent_ns.load(Ordering::Relaxed) < 20_000_000);
+        meter.begin();
+        while meter.now_ns() < 25_000_000 {
+            std::hint::spin_loop();
+        }
+        meter.end();
+        assert!(meter.0.spent_ns.load(Ordering::Relaxed) >= 25_000_000);
+    }
+}

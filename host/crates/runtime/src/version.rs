@@ -1,0 +1,232 @@
+//! One version of a plugin, ready to serve: what a handler or a template is to the rest of the host.
+//!
+//! Invariants
+//! - Whoever holds a version ends its work on it; it goes when the last one lets go.
+//! - A template sees nothing but its log and its configuration, whatever else its plugin was granted: a rendering that
+//!   rendered again would have no end.
+//!
+//! Not here: which version is live (`plugins`).
+
+use crate::engine::{Engine, Purpose};
+use crate::explain::Surface;
+use crate::instance::{Ended, GRACE, Plan, Program, run};
+use crate::{Limits, Manifest};
+use sandpost_interfaces::Context;
+use sandpost_interfaces::bindings::{self, Content, Failure, RenderError, Request, TemplateInfo};
+use sandpost_message::{Fault, FaultKind, Outcome, TimestampMs, Verdict};
+use sandpost_ports::plugins::{Attempt, Handler, Identity, LivePlugin};
+use sandpost_telemetry::events::runtime as events;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A version of a plugin.
+pub(crate) struct Version {
+    pub(crate) manifest: Manifest,
+    pub(crate) surface: Surface,
+    pub(crate) limits: Arc<Limits>,
+    /// Of messages.
+    pub(crate) context: Arc<Context>,
+    /// Of templates.
+    pub(crate) render_context: Arc<Context>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) program: Arc<Program>,
+    pub(crate) in_flight: AtomicU64,
+}
+
+impl Version {
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.context.identity
+    }
+
+    /// Makes an instance and ends it: what the smallest trial shows.
+    pub(crate) async fn start(&self) -> Result<(), Fault> {
+        let plan = self.plan(self.render_context.clone(), None, Purpose::Handle, self.deadline());
+        run(&self.engine, &self.program, plan, Box::new(|_, _, _, _| Box::pin(async { Ok(()) }))).await.answer
+    }
+
+    /// Handles one message. `context` is the version's own, or that of a trial.
+    pub(crate) async fn attempt(&self, context: Arc<Context>, attempt: Attempt) -> Outcome {
+        let plan = self.plan(context, Some(attempt.clone()), Purpose::Handle, self.deadline());
+        let Ended { answer, held } = run(
+            &self.engine,
+            &self.program,
+            plan,
+            Box::new(move |store, program, instance, deadline_at_ms| {
+                Box::pin(async move {
+                    let Some(handler) = &program.handler else {
+                        return Err(Fault::new(FaultKind::Contract, "exports no handler").into());
+                    };
+                    let handler = handler.load(&mut *store, &instance)?;
+                    let message = message_of(&attempt, deadline_at_ms);
+                    handler.sandpost_plugin_handler().call_handle(&mut *store, &message).await
+                })
+            }),
+        )
+        .await;
+        if let Some(reason) = held {
+            return Outcome::Held { reason };
+        }
+        match answer {
+            Ok(Ok(())) => Verdict::Ack.into(),
+            Ok(Err(failure)) => self.verdict(failure),
+            Err(fault) => fault.into(),
+        }
+    }
+
+    /// The templates that it says it has.
+    pub(crate) async fn templates(&self) -> Result<Vec<TemplateInfo>, Fault> {
+        let plan = self.plan(self.render_context.clone(), None, Purpose::Render, self.deadline());
+        let infos = run(
+            &self.engine,
+            &self.program,
+            plan,
+            Box::new(|store, program, instance, _| {
+                Box::pin(async move {
+                    let Some(template) = &program.template else {
+                        return Err(Fault::new(FaultKind::Contract, "exports no template").into());
+                    };
+                    let template = template.load(&mut *store, &instance)?;
+                    template.sandpost_plugin_template().call_templates(&mut *store).await
+                })
+            }),
+        )
+        .await
+        .answer?;
+        Ok(infos
+            .into_iter()
+            .map(|info| TemplateInfo {
+                name: info.name,
+                description: info.description,
+                locales: info.locales,
+                sample: info.sample,
+            })
+            .collect())
+    }
+
+    /// Renders one template, within `wait` and the plugin's own deadline. A fault is a failed rendering.
+    pub(crate) async fn render(&self, request: Request, wait: Duration) -> Result<Content, RenderError> {
+        let since = Instant::now();
+        let plan = self.plan(self.render_context.clone(), None, Purpose::Render, self.deadline().min(wait));
+        let ended = run(
+            &self.engine,
+            &self.program,
+            plan,
+            Box::new(move |store, program, instance, _| {
+                Box::pin(async move {
+                    let Some(template) = &program.template else {
+                        return Err(Fault::new(FaultKind::Contract, "exports no template").into());
+                    };
+                    let template = template.load(&mut *store, &instance)?;
+                    template.sandpost_plugin_template().call_render(&mut *store, &request.into()).await
+                })
+            }),
+        )
+        .await;
+        let (outcome, answer) = match ended.answer {
+            Ok(Ok(content)) => ("ok", Ok(content.into())),
+            Ok(Err(error)) => {
+                let error = RenderError::from(error);
+                let word = match &error {
+                    RenderError::UnknownTemplate(_) => "unknown-template",
+                    RenderError::InvalidData(_) => "invalid-data",
+                    RenderError::Failed(_) => "failed",
+                };
+                (word, Err(error))
+            }
+            Err(fault) => ("fault", Err(RenderError::Failed(format!("the template plugin failed: {fault}")))),
+        };
+        let plugin = self.identity().plugin.as_str();
+        events::TemplateEnded { plugin, outcome, duration: since.elapsed() }.emit();
+        answer
+    }
+
+    /// For people.
+    pub(crate) fn describe(&self, templates: &[String], deployed_at_ms: TimestampMs) -> LivePlugin {
+        let identity = self.identity();
+        LivePlugin {
+            version: identity.version.clone(),
+            digest: identity.digest.clone(),
+            deployed_at_ms,
+            handler: self.program.handler.is_some(),
+            templates: templates.to_vec(),
+            grants: self.context.grants.lines(),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+        }
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_millis(self.limits.deadline_ms)
+    }
+
+    fn plan(&self, context: Arc<Context>, attempt: Option<Attempt>, purpose: Purpose, deadline: Duration) -> Plan {
+        Plan { context, attempt, limits: self.limits.clone(), purpose, deadline }
+    }
+
+    fn verdict(&self, failure: Failure) -> Outcome {
+        let verdict = match failure {
+            Failure::Retry(advice) => Verdict::Retry { reason: advice.reason, after_ms: advice.after },
+            Failure::Reject(reason) => Verdict::Reject { reason },
+        };
+        let (Verdict::Retry { reason, .. } | Verdict::Reject { reason }) = &verdict else { return verdict.into() };
+        let limit = self.limits.reason_max_bytes;
+        if reason.len() as u64 > limit {
+            let detail =
+                format!("gave a reason of {} bytes; at most {limit} are taken (reason_max_bytes)", reason.len());
+            return Fault::new(FaultKind::Contract, detail).into();
+        }
+        verdict.into()
+    }
+}
+
+#[async_trait::async_trait]
+impl Handler for Version {
+    fn identity(&self) -> &Identity {
+        &self.context.identity
+    }
+
+    fn deadline_ms(&self) -> u64 {
+        let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
+        self.limits.deadline_ms.saturating_add(self.engine.config().instance_wait_ms).saturating_add(grace_ms)
+    }
+
+    async fn handle(&self, attempt: Attempt) -> Outcome {
+        let since = Instant::now();
+        let _counted = InFlight::new(&self.in_flight);
+        let outcome = self.attempt(self.context.clone(), attempt).await;
+        events::HandlerEnded { plugin: self.identity().plugin.as_str(), duration: since.elapsed() }.emit();
+        outcome
+    }
+}
+
+/// Counts an attempt as long as it lives.
+struct InFlight<'a>(&'a AtomicU64);
+
+impl<'a> InFlight<'a> {
+    fn new(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn message_of(attempt: &Attempt, deadline_at_ms: TimestampMs) -> bindings::Message {
+    let message = &attempt.message;
+    bindings::Message {
+        id: message.id.to_string(),
+        topic: message.topic.to_string(),
+        body: message.body.to_vec(),
+        content_type: message.content_type.clone(),
+        attributes: message.attributes.clone(),
+        ordering_key: message.ordering_key.clone(),
+        published_at: message.published_at_ms,
+        attempt: attempt.attempt,
+        max_attempts: attempt.attempts_max,
+        deadline: deadline_at_ms,
+    }
+}
