@@ -25,9 +25,10 @@ use sandpost_ports::state::State;
 use sandpost_ports::{ErrorKind, PortError};
 use sandpost_telemetry::events::interfaces as events;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use wasmtime::component::ResourceTable;
@@ -457,14 +458,34 @@ impl Scope {
     }
 }
 
-/// Polls a future inside a runtime's context.
+/// Polls a future inside a runtime's context, and drops it there too: what is cut off may have to give a connection
+/// back.
 pub(crate) async fn on_io<F: Future>(io: &Handle, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        let _inside = io.enter();
-        future.as_mut().poll(context)
-    })
-    .await
+    struct Inside<'a, F> {
+        io: &'a Handle,
+        future: Option<Pin<Box<F>>>,
+    }
+
+    impl<F: Future> Future for Inside<'_, F> {
+        type Output = F::Output;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<F::Output> {
+            let _inside = self.io.enter();
+            match &mut self.future {
+                Some(future) => future.as_mut().poll(context),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    impl<F> Drop for Inside<'_, F> {
+        fn drop(&mut self) {
+            let _inside = self.io.enter();
+            drop(self.future.take());
+        }
+    }
+
+    Inside { io, future: Some(Box::pin(future)) }.await
 }
 
 /// Adds lengths up without overflow.

@@ -363,3 +363,6 @@ pub(crate) fn entry(
         detail: Some(detail),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,10 @@ mod log;
 mod pubsub;
 mod sql;
 mod templates;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use call::{Call, CallLimits, CallReport, Context, Ports};
 pub use grants::{Grants, Needs};
