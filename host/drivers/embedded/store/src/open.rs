@@ -222,9 +222,10 @@ fn begin_run(conn: &mut Connection, now_ms: TimestampMs) -> rusqlite::Result<()>
         "UPDATE deliveries SET visible_at_ms = min(visible_at_ms, ?1), lease = 0 WHERE lease <> 0",
         [int(now_ms)],
     )?;
+    // Published in the future, and not for later: the clock was ahead then, and they were due at once.
     transaction.execute(
-        "UPDATE deliveries SET visible_at_ms = ?1 WHERE visible_at_ms > ?1 AND attempt = 0
-         AND (SELECT not_before_ms FROM messages WHERE messages.seq = deliveries.seq) <= ?1",
+        "UPDATE deliveries SET visible_at_ms = ?1 WHERE visible_at_ms > ?1 AND attempt = 0 AND seq IN
+         (SELECT seq FROM messages WHERE published_at_ms > ?1 AND not_before_ms <= published_at_ms)",
         [int(now_ms)],
     )?;
     transaction.commit()

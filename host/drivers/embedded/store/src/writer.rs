@@ -314,3 +314,92 @@ async fn sleep_until(clock: &dyn Clock, at_ms: Option<TimestampMs>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Config, Store, open};
+    use sandpost_message::Message;
+    use sandpost_ports::ErrorKind;
+    use sandpost_ports::broker::{Broker, Settlement};
+    use sandpost_ports::clock::ManualClock;
+    use sandpost_ports::health::Health;
+    use std::sync::Arc;
+
+    /// Makes the rows of deliveries fail, after those of their messages have been written.
+    async fn sabotage(store: &Store, sql: &'static str) {
+        store.write(move |work| Ok(work.conn.execute_batch(sql)?)).await.unwrap();
+    }
+
+    const BREAK: &str = "
+        CREATE TRIGGER break_insert BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END;
+        CREATE TRIGGER break_update BEFORE UPDATE ON deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END;";
+    const MEND: &str = "DROP TRIGGER break_insert; DROP TRIGGER break_update;";
+
+    #[tokio::test]
+    async fn a_failure_leaves_no_trace_and_does_not_spread() {
+        let store = open(None, &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap();
+        let (name, topic) = ("orders-handler".parse().unwrap(), "orders".parse().unwrap());
+        let subscription = store.subscribe(&name, &topic).await.unwrap();
+        let message = || Message::new("orders".parse().unwrap(), "body", 1_000);
+        store.publish(vec![message(), message(), message()]).await.remove(0).unwrap();
+        let leased = subscription.next(1, 1_000).await.unwrap().remove(0);
+        let messages = || {
+            store.write(|work| {
+                Ok(work.conn.query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, i64>(0))?)
+            })
+        };
+
+        sabotage(&store, BREAK).await;
+        // All in the queue before the writer sees the first: one transaction, and then each alone.
+        let other = "other-handler".parse().unwrap();
+        let (published, next, settled, made) = tokio::join!(
+            store.publish(vec![message(), message()]),
+            subscription.next(1, 1_000),
+            subscription.settle(leased.receipt, Settlement::Done),
+            store.subscribe(&other, &topic),
+        );
+        for answer in published {
+            assert_eq!(answer.unwrap_err().kind, ErrorKind::Other);
+        }
+        assert_eq!(next.unwrap_err().kind, ErrorKind::Other);
+        settled.unwrap();
+        made.unwrap();
+        assert_eq!(messages().await.unwrap(), 2, "the settled one is gone, and the refused ones never were");
+        let backlog = store.backlog(&name).await.unwrap();
+        assert_eq!((backlog.ready, backlog.in_flight, backlog.held), (2, 0, 0));
+        assert_eq!(store.backlog(&other).await.unwrap().ready, 0);
+
+        sabotage(&store, MEND).await;
+        let delivery = subscription.next(1, 1_000).await.unwrap().remove(0);
+        assert_eq!(delivery.attempt, 1, "a lease that failed does not count");
+        store.publish(vec![message()]).await.remove(0).unwrap();
+        assert_eq!(store.backlog(&other).await.unwrap().ready, 1);
+    }
+
+    #[tokio::test]
+    async fn a_subscription_that_failed_is_not_in_memory_alone() {
+        let store = open(None, &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap();
+        let (name, topic) = ("orders-handler".parse().unwrap(), "orders".parse().unwrap());
+        sabotage(&store, "CREATE TRIGGER b AFTER INSERT ON subscriptions BEGIN SELECT RAISE(ABORT, 'broken'); END")
+            .await;
+        assert_eq!(store.subscribe(&name, &topic).await.err().unwrap().kind, ErrorKind::Other);
+        let refused = store.publish(vec![Message::new(topic.clone(), "body", 1_000)]).await.remove(0).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Invalid);
+        sabotage(&store, "DROP TRIGGER b").await;
+        store.subscribe(&name, &topic).await.unwrap();
+        store.publish(vec![Message::new(topic, "body", 1_000)]).await.remove(0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_another_program_holds_is_told_and_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let store = open(Some(&path), &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap();
+        store.write(|work| Ok(work.conn.busy_timeout(std::time::Duration::from_millis(1))?)).await.unwrap();
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(Health::check(&store).await.unwrap_err().kind, ErrorKind::Unavailable);
+        other.execute_batch("COMMIT").unwrap();
+        Health::check(&store).await.unwrap();
+    }
+}

@@ -171,6 +171,13 @@ fn keep(work: &mut Work, id: i64, waiter: Waiter) {
     }
 }
 
+// The join is crossed so that the index, not the planner, says where to begin.
+const DUE: &str =
+    "SELECT d.seq, d.visible_at_ms, d.attempt, m.message_id, m.content_type, m.attributes, d.ordering_key,
+     m.published_at_ms, m.not_before_ms, m.dedupe_key, m.only_subscription, m.trace, m.body
+     FROM deliveries AS d INDEXED BY deliveries_due CROSS JOIN messages AS m ON m.seq = d.seq
+     WHERE d.subscription = ?1 AND d.visible_at_ms <= ?2 ORDER BY d.visible_at_ms, d.seq LIMIT ?3";
+
 struct Due {
     seq: i64,
     visible_at_ms: i64,
@@ -179,13 +186,7 @@ struct Due {
 }
 
 fn due(work: &Work, id: i64, topic: &Topic, max: usize) -> rusqlite::Result<Vec<Due>> {
-    // The joins are crossed so that the index, not the planner, says where to begin.
-    let mut select = work.conn.prepare_cached(
-        "SELECT d.seq, d.visible_at_ms, d.attempt, m.message_id, m.content_type, m.attributes, d.ordering_key,
-         m.published_at_ms, m.not_before_ms, m.dedupe_key, m.only_subscription, m.trace, m.body
-         FROM deliveries AS d INDEXED BY deliveries_due CROSS JOIN messages AS m ON m.seq = d.seq
-         WHERE d.subscription = ?1 AND d.visible_at_ms <= ?2 ORDER BY d.visible_at_ms, d.seq LIMIT ?3",
-    )?;
+    let mut select = work.conn.prepare_cached(DUE)?;
     let mut rows = select.query(params![id, int(work.now_ms), crate::row::length(max)])?;
     let (mut due, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
@@ -208,4 +209,53 @@ fn due_at_ms(work: &Work, id: i64) -> rusqlite::Result<Option<TimestampMs>> {
         .query_row([id], |row| row.get(0))
         .optional()
         .map(|due_at_ms| due_at_ms.map(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DUE;
+    use crate::{Config, open};
+    use rusqlite::StatementStatus::{Sort, VmStep};
+    use sandpost_message::Message;
+    use sandpost_ports::broker::{Broker, Settlement};
+    use sandpost_ports::clock::ManualClock;
+    use std::sync::Arc;
+
+    /// SQLite's own count of its steps, because a time would measure the machine.
+    #[tokio::test]
+    async fn a_pull_costs_the_same_however_long_the_queue() {
+        let store = open(None, &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap();
+        let topic: sandpost_message::Topic = "orders".parse().unwrap();
+        let subscription = store.subscribe(&"orders-handler".parse().unwrap(), &topic).await.unwrap();
+        let message = |key: Option<&str>, not_before_ms| Message {
+            ordering_key: key.map(str::to_owned),
+            not_before_ms,
+            ..Message::new(topic.clone(), "body", 1_000)
+        };
+        let steps = || {
+            store.write(|work| {
+                let select = work.conn.prepare_cached(DUE)?;
+                Ok((select.reset_status(VmStep), select.reset_status(Sort)))
+            })
+        };
+        let mut costs = Vec::new();
+        for length in [1, 2_000] {
+            // A hot key, delayed ones, and plain ones; far more than any call leases.
+            for kind in [message(Some("hot"), 0), message(None, 50_000), message(None, 0)] {
+                let batch = (0..length).map(|_| Message { id: sandpost_message::MessageId::new(), ..kind.clone() });
+                for answer in store.publish(batch.collect()).await {
+                    answer.unwrap();
+                }
+            }
+            steps().await.unwrap();
+            for _ in 0..2 {
+                let delivery = subscription.next(1, 1_000).await.unwrap().remove(0);
+                subscription.settle(delivery.receipt, Settlement::Done).await.unwrap();
+            }
+            costs.push(steps().await.unwrap());
+        }
+        assert_eq!((costs[0].1, costs[1].1), (0, 0), "the index is in order already");
+        assert!(costs[0].0 > 0, "the statement was measured");
+        assert!(costs[1].0 <= 2 * costs[0].0, "{costs:?}");
+    }
 }
