@@ -16,6 +16,7 @@ use crate::cache::{Cache, Condition};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 /// Long enough to outlast any check.
@@ -26,6 +27,8 @@ const SHORT: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Tasks that do the same at once.
 const CROWD: usize = 50;
+/// How often they race: a fault of a few nanoseconds needs many tries to be seen.
+const RACES: usize = 200;
 
 /// Panics at the first promise that is not kept; the function's name says which.
 pub async fn check(cache: Arc<dyn Cache>) {
@@ -333,32 +336,52 @@ async fn increments_at_once_all_count(cache: &Arc<dyn Cache>) {
 }
 
 async fn of_many_takers_one_gets_it(cache: &Arc<dyn Cache>) {
-    for _ in 0..10 {
-        let key = random_name("takers");
-        put(&**cache, &key, "token").await;
-        let got = crowd(cache, move |c, _| {
-            let key = key.clone();
-            async move { c.take(&key).await.unwrap() }
-        })
-        .await;
-        assert_eq!(got.into_iter().flatten().count(), 1);
-    }
+    let prefix = random_name("takers");
+    let keys: Arc<Vec<String>> = Arc::new((0..RACES).map(|i| format!("{prefix}:{i}")).collect());
+    cache.set_many(keys.iter().map(|key| (key.clone(), Bytes::from("token"))).collect(), LONG).await.unwrap();
+    let got = crowd(cache, move |c, _| {
+        let keys = Arc::clone(&keys);
+        async move {
+            let mut got = Vec::new();
+            for key in keys.iter() {
+                if c.take(key).await.unwrap().is_some() {
+                    got.push(key.clone());
+                }
+            }
+            got
+        }
+    })
+    .await;
+    let mut got: Vec<String> = got.into_iter().flatten().collect();
+    got.sort_unstable();
+    let taken = got.len();
+    got.dedup();
+    assert_eq!((got.len(), taken), (RACES, RACES), "a value was taken twice, or got lost");
 }
 
 async fn of_many_if_absent_one_writes(cache: &Arc<dyn Cache>) {
-    for _ in 0..10 {
-        let key = random_name("absent");
-        let wrote = crowd(cache, {
-            let key = key.clone();
-            move |c, i| {
-                let key = key.clone();
-                async move { c.set(&key, i.to_string().into(), LONG, Condition::IfAbsent).await.unwrap().then_some(i) }
+    let prefix = random_name("absent");
+    let wrote = crowd(cache, {
+        let prefix = prefix.clone();
+        move |c, task| {
+            let prefix = prefix.clone();
+            async move {
+                let mut wrote = Vec::new();
+                for race in 0..RACES {
+                    let key = format!("{prefix}:{race}");
+                    if c.set(&key, task.to_string().into(), LONG, Condition::IfAbsent).await.unwrap() {
+                        wrote.push((key, task.to_string()));
+                    }
+                }
+                wrote
             }
-        })
-        .await;
-        let winners: Vec<usize> = wrote.into_iter().flatten().collect();
-        assert_eq!(winners.len(), 1);
-        assert_eq!(get(&**cache, &key).await, Some(winners[0].to_string()));
+        }
+    })
+    .await;
+    let wrote: Vec<(String, String)> = wrote.into_iter().flatten().collect();
+    assert_eq!(wrote.len(), RACES, "two wrote one key, or none did");
+    for (key, value) in wrote {
+        assert_eq!(get(&**cache, &key).await, Some(value), "it holds what somebody wrote who was told no");
     }
 }
 
@@ -367,9 +390,14 @@ where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
 {
+    let start = Arc::new(Barrier::new(CROWD));
     let mut tasks = JoinSet::new();
     for number in 0..CROWD {
-        tasks.spawn(task(Arc::clone(cache), number));
+        let (start, task) = (Arc::clone(&start), task(Arc::clone(cache), number));
+        tasks.spawn(async move {
+            start.wait().await;
+            task.await
+        });
     }
     tasks.join_all().await
 }

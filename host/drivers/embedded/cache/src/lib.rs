@@ -301,6 +301,51 @@ mod tests {
         assert!(buffer.is_unique());
     }
 
+    /// The contract's crowd seldom meets inside an operation that takes a microsecond; four threads in step do.
+    #[test]
+    fn threads_that_race_for_one_key_never_both_win() {
+        const ROUNDS: usize = 10_000;
+        let cache = open(&Config::default());
+        let step = std::sync::Barrier::new(4);
+        let race = |thread: usize| -> (usize, usize) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let (mut taken, mut written) = (0, 0);
+            runtime.block_on(async {
+                for round in 0..ROUNDS {
+                    if round % 1_000 == 0 {
+                        step.wait();
+                    }
+                    let key = (round % 1_000).to_string();
+                    written += usize::from(cache.set(&key, "v".into(), HOUR, Condition::IfAbsent).await.unwrap());
+                    if (round + thread) % 2 == 0 {
+                        taken += usize::from(cache.take(&key).await.unwrap().is_some());
+                    }
+                    if round % 4 == 0 {
+                        cache.increment("sum", 1, HOUR).await.unwrap();
+                    }
+                }
+            });
+            (taken, written)
+        };
+        let (mut taken, mut written) = (0, 0);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|thread| {
+                    let race = &race;
+                    scope.spawn(move || race(thread))
+                })
+                .collect();
+            for thread in threads {
+                let (took, wrote) = thread.join().unwrap();
+                taken += took;
+                written += wrote;
+            }
+        });
+        let left = (0..1_000).filter(|key| cache.live(&key.to_string()).is_some()).count();
+        assert_eq!(written, taken + left, "what was written once was taken twice, or lost");
+        assert_eq!(cache.live("sum").unwrap().value, ROUNDS.to_string());
+    }
+
     #[test]
     fn numbers_are_read_as_redis_reads_them() {
         for (text, number) in
