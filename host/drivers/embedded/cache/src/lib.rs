@@ -312,15 +312,15 @@ mod tests {
             let (mut taken, mut written) = (0, 0);
             runtime.block_on(async {
                 for round in 0..ROUNDS {
-                    if round % 1_000 == 0 {
+                    if round.is_multiple_of(1_000) {
                         step.wait();
                     }
                     let key = (round % 1_000).to_string();
                     written += usize::from(cache.set(&key, "v".into(), HOUR, Condition::IfAbsent).await.unwrap());
-                    if (round + thread) % 2 == 0 {
+                    if (round + thread).is_multiple_of(2) {
                         taken += usize::from(cache.take(&key).await.unwrap().is_some());
                     }
-                    if round % 4 == 0 {
+                    if round.is_multiple_of(4) {
                         cache.increment("sum", 1, HOUR).await.unwrap();
                     }
                 }
