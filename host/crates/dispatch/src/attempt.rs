@@ -8,11 +8,12 @@
 //! - A panic of the host's own code inside a handler is that attempt's fault `host`, not the end of the task.
 
 use crate::context::{Bound, is_hopeless, within};
-use crate::retry::{Cause, Decision, Tried, decide};
+use crate::retry::{self, Cause, Decision};
 use crate::route::Found;
 use crate::settle::{self, Ending};
 use crate::subscription::{BACKSTOP_MS, Leased, lease_lost};
 use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, FusedFuture as _, ready};
 use sandpost_message::{Fault, FaultKind, Outcome};
 use sandpost_ports::broker::Subscription;
 use sandpost_ports::plugins::{Attempt, Handler, Identity};
@@ -27,18 +28,28 @@ const STATE_WAIT_MS: u64 = 5_000;
 /// How long a delivery waits that lost its handler between pull and attempt. The loop does not pull until one is live.
 const NO_HANDLER_WAIT_MS: u64 = 1_000;
 
+/// An attempt that ended.
+struct Attempted<'a> {
+    ending: Ending,
+    /// Who tried; none where nobody did.
+    by: Option<Identity>,
+    /// The ledger's entry of the beginning, where it is not written yet.
+    begun: BoxFuture<'a, ()>,
+}
+
 /// Tries the message and settles the delivery.
 pub(crate) async fn run(bound: &Bound, queue: &dyn Subscription, mut leased: Leased) {
-    if let Some((ending, by)) = attempt(bound, queue, &mut leased).await {
-        settle::settle(bound, queue, leased, by.as_ref(), ending).await;
+    if let Some(Attempted { ending, by, begun }) = attempt(bound, queue, &mut leased).await {
+        settle::settle(bound, queue, leased, by.as_ref(), ending, begun).await;
     }
 }
 
 /// What to settle the delivery with, and who tried it; none where the lease is lost.
-async fn attempt(bound: &Bound, queue: &dyn Subscription, leased: &mut Leased) -> Option<(Ending, Option<Identity>)> {
+async fn attempt<'a>(bound: &'a Bound, queue: &dyn Subscription, leased: &mut Leased) -> Option<Attempted<'a>> {
     let shared = &*bound.shared;
     let policy = &bound.config.retry;
-    let decided = |decision| Some((Ending::Decided(decision), None));
+    let untried = |ending| Some(Attempted { ending, by: None, begun: ready(()).boxed() });
+    let decided = |decision| untried(Ending::Decided(decision));
     let hand_back = |wait_ms: u64, reason: &str| {
         decided(Decision::HandBack { at_ms: shared.now_ms().saturating_add(wait_ms), reason: reason.to_owned() })
     };
@@ -46,7 +57,7 @@ async fn attempt(bound: &Bound, queue: &dyn Subscription, leased: &mut Leased) -
     if leased.attempt > 1 {
         match shared.call(shared.services.state.held_dead_letter(&leased.message.id, &bound.name)).await {
             Ok(None) => {}
-            Ok(Some(id)) => return Some((Ending::AlreadyDead(id), None)),
+            Ok(Some(id)) => return untried(Ending::AlreadyDead(id)),
             Err(error) => {
                 StateFailed { operation: "held-dead-letter", kind: error.kind.word(), error: &error }.emit();
                 return hand_back(STATE_WAIT_MS, "the dead letters could not be read");
@@ -77,16 +88,29 @@ async fn attempt(bound: &Bound, queue: &dyn Subscription, leased: &mut Leased) -
 
     let identity = handler.identity().clone();
     let started = settle::entry(bound, leased, Some(&identity), Step::Started, None);
-    // Both at once; the ledger's answer is waited for, so that no later step is recorded before this one.
-    let ((), outcome) = tokio::join!(biased; settle::record(bound, vec![started]), handle(bound, leased, &*handler));
-    let tried = Tried {
+    // Both at once. The handler does not wait for the ledger, nor does the settlement: what is left of the writing goes on
+    // beside it, handed over before it.
+    let mut begun = settle::record(bound, vec![started]).boxed().fuse();
+    let handling = handle(bound, leased, &*handler);
+    tokio::pin!(handling);
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            () = &mut begun => {}
+            outcome = &mut handling => break outcome,
+        }
+    };
+    let ended = retry::Tried {
         attempt: leased.attempt,
         outcome: &outcome,
         now_ms: shared.now_ms(),
         due_ms: leased.due_ms(),
         random: rand::random(),
     };
-    Some((Ending::Decided(decide(policy, &tried)), Some(identity)))
+    let ending = Ending::Decided(retry::decide(policy, &ended));
+    // A fused future is pending for ever once it was answered.
+    let begun = if begun.is_terminated() { ready(()).boxed() } else { begun.boxed() };
+    Some(Attempted { ending, by: Some(identity), begun })
 }
 
 /// The handler's outcome, or why it has none.

@@ -44,13 +44,14 @@ struct Plan {
     settlement: Settlement,
 }
 
-/// Settles the delivery. `by` is the version that tried it.
+/// Settles the delivery. `by` is the version that tried it, `begun` what is still to be written of its beginning.
 pub(crate) async fn settle(
     bound: &Bound,
     queue: &dyn Subscription,
     leased: Leased,
     by: Option<&Identity>,
     ending: Ending,
+    begun: impl Future<Output = ()>,
 ) {
     let shared = &*bound.shared;
     let plan = plan(bound, &leased, by, ending).await;
@@ -66,7 +67,7 @@ pub(crate) async fn settle(
             SettleFailed { subscription, message_id, given_up, kind: error.kind.word(), error }.emit();
         },
     );
-    let ((), told) = tokio::join!(biased; record(bound, vec![recorded]), telling);
+    let ((), (), told) = tokio::join!(biased; begun, record(bound, vec![recorded]), telling);
     let ended = match (told, plan.outcome) {
         (Err(_reported), _) => Ended::Unsettled,
         (Ok(()), DeliveryOutcome::HandBack) => Ended::HandedBack,

@@ -234,7 +234,7 @@ async fn next_place(
 
 async fn hand_back(bound: &Bound, queue: &Arc<dyn Subscription>, leased: Leased) {
     let decision = Decision::HandBack { at_ms: bound.shared.now_ms(), reason: "the host stopped".to_owned() };
-    settle::settle(bound, &**queue, leased, None, Ending::Decided(decision)).await;
+    settle::settle(bound, &**queue, leased, None, Ending::Decided(decision), std::future::ready(())).await;
 }
 
 /// Says that somebody else has the message, or will have it.
