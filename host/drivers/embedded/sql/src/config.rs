@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 /// One SQLite database. Every key has a default; an unknown key is refused.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The file; its folder must exist. Default none: the data lives as long as the program, in a private file below

@@ -91,7 +91,11 @@ fn writer(path: &Path, config: &Config, is_temporary: bool) -> rusqlite::Result<
     connection.pragma_update(None, "journal_mode", "wal")?;
     // A commit is on the disk when it is answered; what dies with the program need not be.
     connection.pragma_update(None, "synchronous", if is_temporary { "off" } else { "full" })?;
-    connection.pragma_update(None, "max_page_count", i64::try_from(config.size_max_bytes / PAGE_BYTES).unwrap_or(i64::MAX))?;
+    connection.pragma_update(
+        None,
+        "max_page_count",
+        i64::try_from(config.size_max_bytes / PAGE_BYTES).unwrap_or(i64::MAX),
+    )?;
     Ok(connection)
 }
 
@@ -128,8 +132,8 @@ fn initialise(
     if objects > 0 || mark == i64::from(APPLICATION_ID) {
         return Ok(());
     }
-    let script = std::fs::read_to_string(init_file)
-        .map_err(|source| OpenError::InitFile { path: init_file.clone(), source })?;
+    let script =
+        std::fs::read_to_string(init_file).map_err(|source| OpenError::InitFile { path: init_file.clone(), source })?;
     let failed_in_script = |source| OpenError::Init { path: init_file.clone(), source };
     let transaction = connection.unchecked_transaction().map_err(&failed)?;
     transaction.execute_batch(&script).map_err(failed_in_script)?;

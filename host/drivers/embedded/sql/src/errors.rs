@@ -43,10 +43,9 @@ pub(crate) fn of_statement(error: rusqlite::Error, verdicts: &Verdicts) -> PortE
         ErrorCode::Unknown | ErrorCode::TypeMismatch | ErrorCode::ParameterOutOfRange => PortError::invalid(words),
         ErrorCode::TooBig => PortError::new(ErrorKind::Exceeded, "a value or the statement is too large"),
         ErrorCode::DiskFull => PortError::new(ErrorKind::Exceeded, "the database is full").because(error),
-        ErrorCode::OperationInterrupted => PortError::new(
-            ErrorKind::Unavailable,
-            "the statement took longer than it may; nothing of it has been done",
-        ),
+        ErrorCode::OperationInterrupted => {
+            PortError::new(ErrorKind::Unavailable, "the statement took longer than it may; nothing of it has been done")
+        }
         ErrorCode::DatabaseBusy
         | ErrorCode::DatabaseLocked
         | ErrorCode::SchemaChanged

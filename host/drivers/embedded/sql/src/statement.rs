@@ -144,7 +144,10 @@ fn run(connection: &Connection, verdicts: &Verdicts, request: Request) -> Result
             continue;
         }
         if outcome.rows.rows.len() >= limits.rows_max {
-            return Err(PortError::new(ErrorKind::Exceeded, format!("the result has more than {} rows", limits.rows_max)));
+            return Err(PortError::new(
+                ErrorKind::Exceeded,
+                format!("the result has more than {} rows", limits.rows_max),
+            ));
         }
         let mut values = Vec::with_capacity(declared.len());
         for (index, declared) in declared.iter().enumerate() {
@@ -182,9 +185,9 @@ impl<'c> Watch<'c> {
         let deadline = Instant::now() + Duration::from_millis(request.limits.timeout_ms).min(TIMEOUT_MAX);
         let given_up = Arc::clone(&request.given_up);
         let is_over = move || given_up.load(Ordering::Relaxed) || Instant::now() >= deadline;
-        connection
-            .progress_handler(STEPS_BETWEEN_LOOKS, Some(is_over))
-            .map_err(|error| PortError::new(ErrorKind::Other, "the time of a statement cannot be watched").because(error))?;
+        connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(is_over)).map_err(|error| {
+            PortError::new(ErrorKind::Other, "the time of a statement cannot be watched").because(error)
+        })?;
         Ok(Self(connection))
     }
 }

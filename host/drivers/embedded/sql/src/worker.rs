@@ -157,7 +157,10 @@ impl Pool {
     /// Waits for a connection, first come, first served.
     pub(crate) async fn lease(self: &Arc<Self>) -> Result<Lease, PortError> {
         let busy = || {
-            PortError::new(ErrorKind::Unavailable, "the database is busy with other transactions; nothing has been done")
+            PortError::new(
+                ErrorKind::Unavailable,
+                "the database is busy with other transactions; nothing has been done",
+            )
         };
         let permit = tokio::time::timeout(self.wait_max, Arc::clone(&self.permits).acquire_owned())
             .await

@@ -72,9 +72,8 @@ async fn sql_never_reaches_another_file_or_a_setting() {
         "RELEASE s".to_owned(),
     ] {
         // In a transaction, VACUUM fails before it attaches anything, and every change is in one.
-        let refused = |kind| {
-            kind == ErrorKind::Unsupported || (kind == ErrorKind::Invalid && statement.starts_with("VACUUM"))
-        };
+        let refused =
+            |kind| kind == ErrorKind::Unsupported || (kind == ErrorKind::Invalid && statement.starts_with("VACUUM"));
         for access in [Access::ReadOnly, Access::ReadWrite] {
             let error = sql.execute(access, &statement, vec![], AMPLE).await.unwrap_err();
             assert!(refused(error.kind), "{statement}: {error:?}");
@@ -194,7 +193,8 @@ async fn the_init_file_runs_once_and_wholly() {
         ..Config::default()
     };
     assert!(matches!(open(&config), Err(OpenError::InitFile { .. })));
-    std::fs::write(&init_file, "CREATE TABLE t (a); INSERT INTO t VALUES (1); INSERT INTO missing VALUES (1);").unwrap();
+    std::fs::write(&init_file, "CREATE TABLE t (a); INSERT INTO t VALUES (1); INSERT INTO missing VALUES (1);")
+        .unwrap();
     assert!(matches!(open(&config), Err(OpenError::Init { .. })));
     std::fs::write(&init_file, "CREATE TABLE t (a);\n-- a user\nINSERT INTO t VALUES (1);").unwrap();
     for _ in 0..2 {
