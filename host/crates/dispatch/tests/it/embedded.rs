@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn open(path: &Path) -> Store {
     sandpost_embedded_store::open(Some(path), &sandpost_embedded_store::Config::default(), Arc::new(SystemClock))
