@@ -1,4 +1,4 @@
-//! CloudEvents 1.0 over HTTP: binary mode, structured mode, batches of structured events.
+//! `CloudEvents` 1.0 over HTTP: binary mode, structured mode, batches of structured events.
 //!
 //! An event becomes a message: its data is the body, `datacontenttype` the content type, every other attribute an
 //! attribute with the name `ce-…`. `source` and `id` together are what the specification calls one event, so they are

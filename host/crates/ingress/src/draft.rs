@@ -1,6 +1,6 @@
 //! From a request to messages: headers, bodies, items of a batch. What comes out is checked, but not yet stored.
 //!
-//! Not here: CloudEvents (`cloudevents`), ids that a repeated request must use again (`idempotency`).
+//! Not here: `CloudEvents` (`cloudevents`), ids that a repeated request must use again (`idempotency`).
 
 use crate::read::{self, ContentType, Members};
 use crate::reject::Reject;

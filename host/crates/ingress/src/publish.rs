@@ -46,7 +46,7 @@ pub(crate) struct ItemResult {
 /// Publish one message
 ///
 /// The body is the message, byte for byte, with its content type (default `application/json`; a JSON type has to be
-/// JSON). 202 means that it is on durable storage. CloudEvents 1.0 are taken in both modes: binary (`ce-…` headers) and
+/// JSON). 202 means that it is on durable storage. `CloudEvents` 1.0 are taken in both modes: binary (`ce-…` headers) and
 /// structured (`application/cloudevents+json`); their attributes become attributes with the name `ce-…`, `source` and
 /// `id` the dedupe key. An attribute from a header has a lower-case name, because headers have no case.
 #[utoipa::path(

@@ -139,8 +139,8 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Reject> {
 fn utf8(bytes: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(bytes).map_err(|error| {
         let valid = &bytes[..error.valid_up_to()];
-        let line = 1 + valid.iter().filter(|b| **b == b'\n').count();
-        let column = 1 + valid.iter().rev().take_while(|b| **b != b'\n').count();
+        let lines = || valid.split(|b| *b == b'\n');
+        let (line, column) = (lines().count(), 1 + lines().next_back().map_or(0, <[u8]>::len));
         format!("not UTF-8 at line {line} column {column}")
     })
 }

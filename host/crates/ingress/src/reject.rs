@@ -18,6 +18,8 @@ use std::sync::Arc;
 const RETRY_AFTER_S: u64 = 1;
 /// The same where a bound on disk was reached: space comes back only as messages are handled.
 const RETRY_AFTER_FULL_S: u64 = 30;
+/// How much a detail says at most.
+const DETAIL_MAX_CHARS: usize = 500;
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -321,7 +323,8 @@ impl Reject {
     /// As it stands in the results of a batch, where no request id belongs.
     pub(crate) fn problem(&self) -> Problem {
         let (status, code, title, detail) = self.parts();
-        let detail = detail.into_owned();
+        // Some quote what was sent, and that can be anything.
+        let detail: String = detail.chars().take(DETAIL_MAX_CHARS).collect();
         let too_many = status == StatusCode::TOO_MANY_REQUESTS;
         Problem {
             kind: format!("urn:sandpost:problem:{code}"),

@@ -198,3 +198,36 @@ impl DeadLetterSettled<'_> {
         metrics::counter!("sandpost_dead_letters_settled_total", "action" => action).increment(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    #[test]
+    fn each_event_counts_under_its_labels() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let (topic, message_id) = ("orders".parse().unwrap(), "m-1".parse().unwrap());
+            for duplicate in [false, false, true] {
+                MessageAccepted { topic: &topic, message_id: &message_id, trace_id: "t", duplicate }.emit();
+            }
+            RequestFinished { route: "/v1/messages/{id}", method: "GET", status: 404, seconds: 0.5, caller: None }
+                .emit();
+            AccessDenied { reason: "no-token", route: "unmatched", caller: None, peer: None }.emit();
+            RequestFailed { code: "internal", request_id: "r", cause: &std::fmt::Error, fault: true }.emit();
+        });
+        let text = handle.render();
+        for line in [
+            "sandpost_messages_accepted_total{topic=\"orders\"} 2",
+            "sandpost_messages_deduplicated_total{topic=\"orders\"} 1",
+            "sandpost_http_requests_total{route=\"/v1/messages/{id}\",method=\"GET\",status=\"404\"} 1",
+            "sandpost_http_request_seconds_sum{route=\"/v1/messages/{id}\"} 0.5",
+            "sandpost_http_denied_total{reason=\"no-token\"} 1",
+            "sandpost_http_failures_total{code=\"internal\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}
