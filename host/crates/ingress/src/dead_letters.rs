@@ -1,8 +1,9 @@
 //! `/v1/dead-letters…`: look at what ended without an acknowledgement, send it back, or discard it.
 //!
 //! A replay in its steps: the status says so, the message is published for its subscription alone, the dead letter goes.
-//! Wherever the host dies in between, the same request again goes on: a known dedupe key keeps the message from being
-//! stored twice, and until the last step the dead letter is there. A replay that fails meanwhile makes a dead letter
+//! Wherever the host dies in between, the dead letter is still there, and the same request again goes on: no step loses
+//! the message. Both carry one dedupe key; a broker that does not look at it on a message for one subscription stores
+//! the message twice, and the handler sees it once more, as it may with any redelivery. A replay that fails meanwhile makes a dead letter
 //! with an id of its own, which the last step does not touch (`ports::state::DeadLetters::add_dead_letter`).
 
 use crate::App;
