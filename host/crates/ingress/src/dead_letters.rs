@@ -3,8 +3,9 @@
 //! A replay in its steps: the status says so, the message is published for its subscription alone, the dead letter goes.
 //! Wherever the host dies in between, the dead letter is still there, and the same request again goes on: no step loses
 //! the message. Both carry one dedupe key; a broker that does not look at it on a message for one subscription stores
-//! the message twice, and the handler sees it once more, as it may with any redelivery. A replay that fails meanwhile makes a dead letter
-//! with an id of its own, which the last step does not touch (`ports::state::DeadLetters::add_dead_letter`).
+//! the message twice, and the handler sees it once more, as it may with any redelivery. A replay that fails meanwhile
+//! makes a dead letter with an id of its own, which the last step does not touch
+//! (`ports::state::DeadLetters::add_dead_letter`).
 
 use crate::App;
 use crate::auth::Caller;
