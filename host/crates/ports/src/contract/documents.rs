@@ -373,8 +373,7 @@ impl Suite<'_> {
         let index = Index { keys: vec![("key".to_owned(), 1)], unique: true };
         self.documents.ensure_index(&self.collection, &index).await.unwrap();
         let insert = || self.documents.insert(&self.collection, vec![json!({"key": "same"})]);
-        let (a, b, c, d, e, f) = tokio::join!(insert(), insert(), insert(), insert(), insert(), insert());
-        let results = [a, b, c, d, e, f];
+        let results = <[_; 6]>::from(tokio::join!(insert(), insert(), insert(), insert(), insert(), insert()));
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "one of them wins");
         for error in results.into_iter().filter_map(Result::err) {
             assert_eq!(error.kind, ErrorKind::Conflict, "{error}");

@@ -234,14 +234,13 @@ impl Stage {
             Self::Group { id, fields, groups } => {
                 let id = id.value(&document).unwrap_or(Bson::Null);
                 let Groups { places, groups } = groups;
-                let place = match places.get(&id) {
-                    Some(place) => *place,
-                    None => {
-                        budget.take(2 * id.size_bytes() + 64 * (1 + fields.len()))?;
-                        places.insert(id.clone(), groups.len());
-                        groups.push((id, fields.iter().map(|(_, accumulate, _)| accumulate.start()).collect()));
-                        groups.len() - 1
-                    }
+                let place = if let Some(place) = places.get(&id) {
+                    *place
+                } else {
+                    budget.take(2 * id.size_bytes() + 64 * (1 + fields.len()))?;
+                    places.insert(id.clone(), groups.len());
+                    groups.push((id, fields.iter().map(|(_, accumulate, _)| accumulate.start()).collect()));
+                    groups.len() - 1
                 };
                 if let Some((_, states)) = groups.get_mut(place) {
                     for ((_, accumulate, expression), state) in fields.iter().zip(states) {
@@ -306,7 +305,7 @@ fn parse_project(argument: &Value) -> Result<Stage, PortError> {
         }
         projection = None;
     } else if projection.is_none() {
-        projection = Projection::of(vec![(Path::parse("_id")?, true)])?;
+        projection = Projection::of(&[(Path::parse("_id")?, true)])?;
     }
     Ok(Stage::Project { projection, computed })
 }
@@ -432,9 +431,8 @@ impl State {
             }
             (Self::Average(sum, count), _, Some(value)) => *count += u64::from(sum.add(&value)),
             (Self::One(first @ None), Accumulate::First, value) => *first = Some(value.unwrap_or(Bson::Null)),
-            (Self::One(_), Accumulate::First, _) => {}
             (Self::One(last), Accumulate::Last, value) => *last = Some(value.unwrap_or(Bson::Null)),
-            (Self::One(_), _, None | Some(Bson::Null)) => {}
+            (Self::One(_), Accumulate::First, _) | (Self::One(_), _, None | Some(Bson::Null)) | (_, _, None) => {}
             (Self::One(end), accumulate, Some(value)) => {
                 let is_further = end.as_ref().is_none_or(|end| match accumulate {
                     Accumulate::Least => value < *end,
@@ -455,7 +453,6 @@ impl State {
                     values.insert(value);
                 }
             }
-            (_, _, None) => {}
         }
         Ok(())
     }

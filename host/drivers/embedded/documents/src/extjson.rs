@@ -150,7 +150,7 @@ fn hex(text: &str) -> Option<Vec<u8>> {
         .chars()
         .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect::<Option<_>>()?;
-    (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 fn object_id(text: &str) -> Option<[u8; 12]> {
@@ -159,7 +159,7 @@ fn object_id(text: &str) -> Option<[u8; 12]> {
 
 fn uuid(text: &str) -> Option<Vec<u8>> {
     let lengths: Vec<usize> = text.split('-').map(str::len).collect();
-    if lengths != [8, 4, 4, 4, 12] { None } else { hex(&text.replace('-', "")) }
+    if lengths == [8, 4, 4, 4, 12] { hex(&text.replace('-', "")) } else { None }
 }
 
 fn binary(value: &Value) -> Option<Bson> {

@@ -196,13 +196,11 @@ fn parse_list(name: &str, json: &Value, depth_left: usize) -> Result<Vec<Filter>
 }
 
 fn parse_field(path: &Path, json: &Value, depth_left: usize, all: &mut Vec<Filter>) -> Result<(), PortError> {
-    match operators(json)? {
-        Some(operators) => parse_operators(path, operators, depth_left, all),
-        None => {
-            all.push(Filter::At(path.clone(), equal_or_regex(json)?));
-            Ok(())
-        }
+    if let Some(operators) = operators(json)? {
+        return parse_operators(path, operators, depth_left, all);
     }
+    all.push(Filter::At(path.clone(), equal_or_regex(json)?));
+    Ok(())
 }
 
 /// The object where it holds operators, and nothing where it is a value; a mixture is an error.

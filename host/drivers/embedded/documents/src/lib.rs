@@ -20,6 +20,7 @@
 //! (`interfaces`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
+#![cfg_attr(test, allow(clippy::needless_pass_by_value, reason = "the rows of a table of cases are values"))]
 
 mod config;
 mod driver;

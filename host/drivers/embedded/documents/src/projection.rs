@@ -30,11 +30,11 @@ impl Projection {
         for (name, json) in listed {
             collect(name, json, &mut choices)?;
         }
-        Self::of(choices)
+        Self::of(&choices)
     }
 
     /// From the paths with whether each is kept; nothing where there are none.
-    pub(crate) fn of(choices: Vec<(Path, bool)>) -> Result<Option<Self>, PortError> {
+    pub(crate) fn of(choices: &[(Path, bool)]) -> Result<Option<Self>, PortError> {
         let id = choices.iter().find(|(path, _)| path.is_id()).map(|(_, keep)| *keep);
         let mut others = choices.iter().filter(|(path, _)| !path.is_id()).map(|(_, keep)| *keep);
         let Some(keeps) = others.next().or(id) else { return Ok(None) };

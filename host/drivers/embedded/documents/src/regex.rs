@@ -47,6 +47,16 @@ impl Pattern {
     }
 }
 
+/// White space and `#`, which a spaced pattern would lose inside a class.
+fn ascii_hex(spaced: char) -> &'static str {
+    match spaced {
+        '\t' => "09",
+        '\n' => "0A",
+        '#' => "23",
+        _ => "20",
+    }
+}
+
 fn translate(pattern: &str, is_spaced: bool) -> Result<String, PortError> {
     let mut out = String::with_capacity(pattern.len() + 16);
     let mut in_class = false;
@@ -113,7 +123,7 @@ fn translate(pattern: &str, is_spaced: bool) -> Result<String, PortError> {
             }
             '-' if in_class && (out.len() == class_start || chars.peek() == Some(&']')) => out.push_str(r"\-"),
             ' ' | '\t' | '\n' | '#' if in_class && is_spaced => {
-                out.push_str(&format!(r"\x{:02X}", u32::from(next)));
+                out.extend([r"\x", ascii_hex(next)]);
             }
             _ => out.push(next),
         }

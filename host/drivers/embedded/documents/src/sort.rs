@@ -26,12 +26,8 @@ impl Sort {
         let Value::Object(listed) = json else { return Err(PortError::invalid("a sort is a JSON object")) };
         let mut keys = Vec::new();
         for (name, json) in listed {
-            if json.is_object() {
-                if let Some(operator) =
-                    json.as_object().and_then(|inner| inner.keys().find(|key| key.as_str() == "$meta"))
-                {
-                    return Err(PortError::unsupported(format!("`{operator}` in a sort")));
-                }
+            if json.get("$meta").is_some() {
+                return Err(PortError::unsupported("`$meta` in a sort"));
             }
             let descends = match extjson::value(json)?.as_whole() {
                 Some(1) => false,

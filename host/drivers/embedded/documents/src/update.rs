@@ -200,7 +200,10 @@ fn parse_operation(operator: &str, argument: &Value) -> Result<Operation, PortEr
     })
 }
 
-fn each<'a>(operator: &str, argument: &'a Value) -> Result<Option<(Vec<Bson>, &'a Map<String, Value>)>, PortError> {
+/// The values of `$each`, and all modifiers with it.
+type Each<'a> = (Vec<Bson>, &'a Map<String, Value>);
+
+fn each<'a>(operator: &str, argument: &'a Value) -> Result<Option<Each<'a>>, PortError> {
     let Some(modifiers) = filter::operators(argument)? else { return Ok(None) };
     match modifiers.get("$each") {
         Some(Value::Array(values)) => {

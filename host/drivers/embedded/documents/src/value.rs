@@ -183,7 +183,9 @@ impl Bson {
             Self::String(value) => text(out, value.as_bytes()),
             Self::Array(values) => {
                 out.extend_from_slice(&(values.len() as u64).to_be_bytes());
-                values.iter().for_each(|value| value.encode_key(out));
+                for value in values {
+                    value.encode_key(out);
+                }
             }
             Self::Document(document) => {
                 out.extend_from_slice(&(document.0.len() as u64).to_be_bytes());

@@ -52,12 +52,11 @@ pub fn open(config: &Config) -> Result<Arc<SqliteSql>, OpenError> {
     in_range("transaction_max_ms", config.transaction_max_ms, 1, 3_600_000)?;
     in_range("size_max_bytes", config.size_max_bytes, 1 << 20, 1 << 46)?;
 
-    let (path, folder) = match &config.path {
-        Some(path) => (path.clone(), None),
-        None => {
-            let folder = tempfile::Builder::new().prefix("sandpost-sql-").tempdir().map_err(OpenError::Temporary)?;
-            (folder.path().join("database.sqlite"), Some(Arc::new(folder)))
-        }
+    let (path, folder) = if let Some(path) = &config.path {
+        (path.clone(), None)
+    } else {
+        let folder = tempfile::Builder::new().prefix("sandpost-sql-").tempdir().map_err(OpenError::Temporary)?;
+        (folder.path().join("database.sqlite"), Some(Arc::new(folder)))
     };
     let failed = |source| OpenError::Database { path: path.clone(), source };
     let wait_max = Duration::from_millis(config.wait_max_ms);

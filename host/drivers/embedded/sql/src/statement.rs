@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const STEPS_BETWEEN_LOOKS: i32 = 1_000;
 
 /// Longest time a statement may ask for. A bound only so that a deadline can always be computed.
-const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
 /// A statement and all that it may cost.
 pub(crate) struct Request {

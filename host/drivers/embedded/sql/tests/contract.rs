@@ -1,6 +1,7 @@
 //! SQLite against the SQL contract, and what only SQLite promises.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::needless_pass_by_value, reason = "the rows of a table of cases are values")]
 
 use sandpost_embedded_sql::{Config, OpenError, SqliteSql, open};
 use sandpost_ports::ErrorKind;
