@@ -37,10 +37,11 @@ pub struct Setup {
     pub patience_ms: u64,
 }
 
+type Check<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
 /// Runs all checks, side by side.
 pub async fn check(setup: &Setup) {
     setup.broker.check().await.expect("a broker that is there is healthy");
-    type Check<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
     let mut checks: Vec<Check<'_>> = vec![
         Box::pin(delivery::is_delivered_once_and_then_forgotten(setup)),
         Box::pin(delivery::comes_again_when_its_lease_ends(setup)),

@@ -16,7 +16,6 @@ pub(crate) enum Read {
 }
 
 /// Serves until it is told to close, or nobody is left to ask.
-#[expect(clippy::needless_pass_by_value, reason = "the thread owns its connection, and closes it")]
 pub(crate) fn run(conn: Connection, mut asked: mpsc::Receiver<Read>) {
     let mut told = None;
     while let Some(read) = asked.blocking_recv() {

@@ -7,7 +7,7 @@
 
 use rusqlite::Connection;
 
-/// Marks the file as ours: "SPst".
+/// Marks the file as ours: `SPst` in ASCII.
 pub(crate) const APPLICATION_ID: i64 = 0x5350_7374;
 
 /// In the order in which they are applied.

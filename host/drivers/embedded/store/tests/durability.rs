@@ -288,7 +288,7 @@ impl Clock for SetClock {
     }
 
     async fn sleep_until(&self, _at_ms: u64) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -107,12 +107,13 @@ pub(super) async fn no_more_than_asked_for_are_leased(setup: &Setup) {
     line.stays_quiet("all were acknowledged").await;
 }
 
+const ROUNDS: usize = 40;
+
 pub(super) async fn a_dropped_next_leaves_nothing_leased(setup: &Setup) {
     let line = Line::new(setup).await;
     // Dropped before anything was there, ...
     line.stays_quiet_for(1, "nothing was published").await;
     // ... and at any moment around a publish, the answer's arrival included.
-    const ROUNDS: usize = 40;
     for round in 0..ROUNDS {
         line.publish(line.message(&round.to_string())).await;
         let next = line.subscription.next(1, line.long_ms());
