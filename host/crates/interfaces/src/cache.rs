@@ -15,7 +15,7 @@ use std::time::Duration;
 const CACHE: &str = "cache";
 
 /// The longest time to live: one year. A cache is no store.
-const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const TTL_MAX: Duration = Duration::from_hours(365 * 24);
 
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
 

@@ -278,6 +278,7 @@ impl From<CallError> for types::Error {
 }
 
 /// A host call at work.
+#[derive(Clone, Copy)]
 #[must_use = "a call that was entered is left"]
 pub(crate) struct Entered {
     interface: &'static str,

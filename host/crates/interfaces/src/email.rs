@@ -349,8 +349,8 @@ fn word(answer: &Result<Outcome, SendError>) -> &'static str {
 
 fn answer_size(answer: &Result<Outcome, SendError>) -> usize {
     match answer {
-        Ok(Outcome::Sent(text) | Outcome::AlreadySent(text)) => text.len(),
-        Err(SendError::Rejected(text) | SendError::Render(text)) => text.len(),
+        Ok(Outcome::Sent(text) | Outcome::AlreadySent(text))
+        | Err(SendError::Rejected(text) | SendError::Render(text)) => text.len(),
         Ok(Outcome::Suppressed) | Err(SendError::Throttled(_) | SendError::Host(_)) => 0,
     }
 }

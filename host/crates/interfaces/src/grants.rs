@@ -134,7 +134,7 @@ pub const CACHE_KEY_MAX_BYTES: usize = 512;
 pub const COLLECTION_RULE: &str =
     "1 to 120 ASCII letters, digits, `-`, `_` or `.`, beginning with a letter or `_`, not with `system.`, no `..`";
 
-/// Whether this can be a collection's name. Narrower than MongoDB, which takes `$`, spaces and its own `system.`.
+/// Whether this can be a collection's name. Narrower than `MongoDB`, which takes `$`, spaces and its own `system.`.
 pub fn is_collection(name: &str) -> bool {
     (1..=120).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

@@ -277,10 +277,9 @@ fn what_a_call_leaves_open_is_rolled_back_inside_the_runtime() {
         let world = World::new();
         let mut call = world.call(1);
         let connection = crate::bindings::sql::HostConnection::open(&mut call, "main".into()).await.unwrap().unwrap();
-        let kept = call.begin(again(&connection)).await.unwrap().unwrap();
+        call.begin(again(&connection)).await.unwrap().unwrap();
         let done = call.begin(again(&connection)).await.unwrap().unwrap();
         call.commit(done).await.unwrap().unwrap();
-        let _left_open = kept;
         (world, call)
     });
     // On a thread without a runtime, as a guest's can be.

@@ -274,3 +274,46 @@ async fn a_key_of_the_plugins_own_is_one_mail_over_messages() {
     own.to[0].address = "another@example.org".into();
     repeated(&other.call(1).send(own, welcome()).await.unwrap());
 }
+
+#[tokio::test]
+async fn the_embedded_store_keeps_the_same_promises_and_an_operator_can_decide() {
+    use sandpost_ports::state::Effects as _;
+    let mut world = World::new();
+    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+    let store =
+        sandpost_embedded_store::open(None, &sandpost_embedded_store::Config::default(), clock.clone()).unwrap();
+    let store = Arc::new(store);
+    let io = Handle::current();
+    world.effects = Arc::new(Effects::new(store.clone(), clock, io, "run-1", Duration::from_secs(30)));
+    let lost = || port::SendError::Port(port_error(ErrorKind::UnknownOutcome));
+
+    world.email.fails.lock().unwrap().push_back(lost());
+    assert!(is_unknown(&send(&mut world.call(1)).await));
+    let mut held = world.call(2);
+    assert!(is_unknown(&send(&mut held).await));
+    assert!(held.finish().held.is_some());
+
+    // "It was not done."
+    let Attempt { message, subscription, .. } = world.attempt(3);
+    assert_eq!(store.resolve_unknown(&message.id, &subscription, false).await.unwrap(), 1);
+    assert_eq!(sent(&send(&mut world.call(3)).await), "mail-1");
+    assert_eq!(repeated(&send(&mut world.call(4)).await), "mail-1");
+
+    // "It was done", of another message.
+    let mut world = world.with_another_message();
+    world.email.fails.lock().unwrap().push_back(lost());
+    assert!(is_unknown(&send(&mut world.call(1)).await));
+    let Attempt { message, subscription, .. } = world.attempt(2);
+    assert_eq!(store.resolve_unknown(&message.id, &subscription, true).await.unwrap(), 1);
+    repeated(&send(&mut world.call(2)).await);
+
+    // And the policy to send again, which takes the key over.
+    world = world.with_another_message();
+    world.unknown_effects = UnknownEffects::SendAgain;
+    world.email.fails.lock().unwrap().push_back(lost());
+    assert!(is_unknown(&send(&mut world.call(1)).await));
+    sent(&send(&mut world.call(2)).await);
+    assert_eq!(world.email.mails.lock().unwrap().len(), 2);
+    world.effects.drain().await;
+    store.close().await;
+}
