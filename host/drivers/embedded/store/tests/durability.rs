@@ -346,6 +346,7 @@ async fn child_that_is_killed() {
         loop {
             for (place, delivery) in subscription.next(4, LONG_MS).await.unwrap().into_iter().enumerate() {
                 if place % 2 == 0 {
+                    say("settling", delivery.message.id.as_str());
                     subscription.settle(delivery.receipt, Settlement::Done).await.unwrap();
                     say("settled", delivery.message.id.as_str());
                 } else {
@@ -367,13 +368,14 @@ async fn a_kill_loses_nothing_that_was_answered() {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let (mut published, mut settled, mut leased) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let [mut published, mut settling, mut settled, mut leased] = [const { BTreeSet::new() }; 4];
         let mut lines = 0;
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
             let Some((word, id)) = line.strip_prefix('@').and_then(|line| line.split_once(' ')) else { continue };
             match word {
                 "published" => published.insert(id.to_owned()),
+                "settling" => settling.insert(id.to_owned()),
                 "settled" => settled.insert(id.to_owned()),
                 _ => leased.insert(id.to_owned()),
             };
@@ -401,7 +403,9 @@ async fn a_kill_loses_nothing_that_was_answered() {
                 left.ready -= 1;
             }
         }
-        let lost: Vec<_> = published.iter().filter(|id| !settled.contains(*id) && !delivered.contains(*id)).collect();
+        // The one settlement that was asked for and not answered may have happened: that is the consumer's to bear.
+        assert!(settling.difference(&settled).count() <= 1);
+        let lost: Vec<_> = published.iter().filter(|id| !settling.contains(*id) && !delivered.contains(*id)).collect();
         assert!(lost.is_empty(), "{} of {} were lost", lost.len(), published.len());
     }
 }
