@@ -14,7 +14,8 @@
 //! # let host = sandpost_sdk::testing::Host::new();
 //! # fn work() -> Result<()> {
 //! let deliveries = Collection::open("main", "deliveries")?;
-//! deliveries.insert_one(&Delivery { id: "d1".into(), status: "sent".into() })?;
+//! let id = deliveries.insert_one(&Delivery { id: "d1".into(), status: "sent".into() })?;
+//! assert_eq!(id, "d1");
 //! deliveries.upsert_one(&json!({"_id": "d2"}), &json!({"$set": {"status": "failed"}}))?;
 //!
 //! let one: Option<Delivery> = deliveries.find_one(&json!({"_id": "d1"}))?;
@@ -29,6 +30,7 @@
 use crate::error::HostError;
 use crate::{json, sys};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
@@ -54,8 +56,8 @@ pub struct Updated {
     pub matched: u64,
     /// How many of these are different now.
     pub modified: u64,
-    /// The `_id` of the one that was inserted, as the host writes it.
-    pub upserted_id: Option<String>,
+    /// The `_id` of the one that was inserted.
+    pub upserted_id: Option<Value>,
 }
 
 /// Which state of the document [`Collection::find_one_and_update`] returns.
@@ -83,14 +85,14 @@ impl Collection {
     }
 
     /// Inserts one; its `_id`. [`HostError::Conflict`] where the `_id` or a unique index has it already.
-    pub fn insert_one<T: Serialize + ?Sized>(&self, document: &T) -> Result<String> {
-        self.inner.insert_one(&text(document, "the document")?)
+    pub fn insert_one<T: Serialize + ?Sized>(&self, document: &T) -> Result<Value> {
+        self.inner.insert_one(&text(document, "the document")?).map(id)
     }
 
     /// Inserts all, in order, up to the first that fails; their `_id`s.
-    pub fn insert_many<'a, T: Serialize + 'a>(&self, all: impl IntoIterator<Item = &'a T>) -> Result<Vec<String>> {
+    pub fn insert_many<'a, T: Serialize + 'a>(&self, all: impl IntoIterator<Item = &'a T>) -> Result<Vec<Value>> {
         let all = all.into_iter().map(|document| text(document, "the document")).collect::<Result<Vec<_>>>()?;
-        self.inner.insert_many(&all)
+        Ok(self.inner.insert_many(&all)?.into_iter().map(id).collect())
     }
 
     /// The first that matches.
@@ -243,7 +245,7 @@ pub struct Documents<'a, T> {
     collection: &'a Collection,
     cursor: Option<sys::documents::Cursor>,
     batch: VecDeque<String>,
-    documents: PhantomData<fn() -> T>,
+    marker: PhantomData<fn() -> T>,
 }
 
 impl<T> fmt::Debug for Documents<'_, T> {
@@ -254,7 +256,7 @@ impl<T> fmt::Debug for Documents<'_, T> {
 
 impl<'a, T> Documents<'a, T> {
     fn new(collection: &'a Collection, cursor: sys::documents::Cursor) -> Self {
-        Self { collection, cursor: Some(cursor), batch: VecDeque::new(), documents: PhantomData }
+        Self { collection, cursor: Some(cursor), batch: VecDeque::new(), marker: PhantomData }
     }
 }
 
@@ -277,6 +279,11 @@ impl<T: DeserializeOwned> Iterator for Documents<'_, T> {
         };
         Some(self.collection.decode(&document))
     }
+}
+
+/// An `_id` as the host writes it: JSON text.
+pub(crate) fn id(text: String) -> Value {
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
 fn text(value: &(impl Serialize + ?Sized), what: &str) -> Result<String> {

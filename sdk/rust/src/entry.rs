@@ -11,7 +11,7 @@ use crate::{logger, template};
 pub use crate::sys::guest::{handler as handler_world, template as template_world};
 
 /// Runs a handler on one delivery.
-pub fn handle<A>(handler: impl Handler<A>, message: &Message) -> Result<(), Error> {
+pub fn handle<A>(handler: &impl Handler<A>, message: &Message) -> Result<(), Error> {
     logger::init();
     handler.call(message)
 }
@@ -102,7 +102,7 @@ macro_rules! __export {
                 fn handle(
                     message: sandpost::handler_world::sandpost::plugin::types::Message,
                 ) -> ::core::result::Result<(), sandpost::handler_world::sandpost::plugin::types::Failure> {
-                    sandpost::verdict(sandpost::handle($function, &sandpost::message(message)))
+                    sandpost::verdict(sandpost::handle(&$function, &sandpost::message(message)))
                 }
             }
 
@@ -142,7 +142,7 @@ macro_rules! __export {
 #[macro_export]
 macro_rules! __export {
     (handler $function:ident) => {
-        const _: fn(&$crate::Message) -> $crate::Result<()> = |message| $crate::__private::handle($function, message);
+        const _: fn(&$crate::Message) -> $crate::Result<()> = |message| $crate::__private::handle(&$function, message);
     };
     (templates $function:ident) => {
         const _: fn() -> $crate::template::Templates = || $crate::__private::templates($function);

@@ -267,10 +267,12 @@ mod tests {
     use super::*;
     use crate::email::SendError;
 
+    type Make = fn(String) -> HostError;
+
     #[test]
     fn every_host_error_has_its_verdict() {
         let retry = Verdict::Retry { after: None };
-        let cases: [(fn(String) -> HostError, Verdict); 9] = [
+        let cases: [(Make, Verdict); 9] = [
             (HostError::Denied, Verdict::Reject),
             (HostError::Invalid, Verdict::Reject),
             (HostError::Unsupported, Verdict::Reject),

@@ -36,7 +36,7 @@
 //! - **Templates** are written with [`template`] and `#[sandpost_sdk::templates]`.
 //! - **Tests** run natively against [`testing`]'s fakes, with `cargo test`.
 //!
-//! A panic ends the attempt, which is retried; its message is in the attempt's fault. Each message has a fresh
+//! A panic ends the attempt, which is retried; its message goes to stderr, which the host keeps. Each message has a fresh
 //! instance: a `static` does not live from one message to the next.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
@@ -67,6 +67,10 @@ pub use handler::{FromMessage, Handler, Json};
 pub use message::Message;
 pub use sandpost_sdk_macros::{handler, templates};
 pub use {log, serde, serde_json};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// For the macros alone.
 #[doc(hidden)]

@@ -208,9 +208,10 @@ impl Host {
 
     /// Runs the handler on one delivery, as the host does: what it publishes and sends without a key of its own is done
     /// once for a message, however often that is delivered.
+    #[expect(clippy::needless_pass_by_value, reason = "a function is named, not borrowed")]
     pub fn deliver<A>(&self, handler: impl Handler<A>, message: &Message) -> Result<(), Error> {
         self.state.borrow_mut().begin(message);
-        let result = crate::entry::handle(handler, message);
+        let result = crate::entry::handle(&handler, message);
         self.state.borrow_mut().end();
         result
     }
@@ -422,9 +423,7 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, RenderError> {
 #[macro_export]
 macro_rules! rows {
     ($($row:tt),* $(,)?) => {
-        $crate::testing::rows_of(::std::vec::Vec::<$crate::serde_json::Value>::from([
-            $($crate::serde_json::json!($row)),*
-        ]))
+        $crate::testing::rows_of(&[$($crate::serde_json::json!($row)),*] as &[$crate::serde_json::Value])
     };
 }
 

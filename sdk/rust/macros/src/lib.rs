@@ -28,7 +28,7 @@ fn expand(arguments: &TokenStream, item: TokenStream, entry: &str) -> TokenStrea
     }
     match function_name(&item, entry) {
         // The function itself comes first, so that its own errors are the first to be shown.
-        Ok(name) => item.into_iter().chain(call_entry(entry, name)).collect(),
+        Ok(name) => allow_by_value().into_iter().chain(item).chain(call_entry(entry, name)).collect(),
         Err((span, message)) => item.into_iter().chain(refuse(span, &message)).collect(),
     }
 }
@@ -57,6 +57,14 @@ fn function_name(item: &TokenStream, entry: &str) -> Result<Ident, (Span, String
         }
     }
     Err((Span::call_site(), format!("`#[{entry}]` belongs on a function")))
+}
+
+/// Arguments are handed over by value, whether the function consumes them or not; clippy's pedantic lints would have
+/// them borrowed.
+fn allow_by_value() -> TokenStream {
+    let attribute = r#"#[allow(clippy::needless_pass_by_value, reason = "the SDK hands the arguments over")]"#;
+    // The text above is a literal: it always lexes.
+    attribute.parse().unwrap_or_default()
 }
 
 /// `::sandpost_sdk::__export!(entry name);`, with the function's own span on `name` for errors about its signature.

@@ -46,6 +46,7 @@ impl Collection {
         Ok(self.search(filter, &options)?.into_iter().next())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the same signature as the real collection's")]
     pub(crate) fn find(&self, filter: &str, options: FindOptions) -> Result<Cursor> {
         Ok(Cursor(RefCell::new(self.search(filter, &options)?)))
     }
@@ -78,7 +79,7 @@ impl Collection {
                 replacement.entry("_id").or_insert_with(|| id.clone());
             }
             let id = insert(all, replacement)?;
-            Ok(Updated { matched: 0, modified: 0, upserted_id: Some(plain(&id)) })
+            Ok(Updated { matched: 0, modified: 0, upserted_id: Some(id) })
         })
     }
 
@@ -192,7 +193,7 @@ impl Collection {
             apply(&mut new, &update, true, now)?;
             let Value::Object(new) = new else { return Ok((done, None, None)) };
             let id = insert(all, new)?;
-            done.upserted_id = Some(plain(&id));
+            done.upserted_id = Some(id);
             Ok((done, None, all.last().cloned()))
         })
     }
@@ -220,8 +221,9 @@ fn position(all: &[Value], filter: &Map<String, Value>) -> Result<Option<usize>>
     Ok(None)
 }
 
+/// As the host writes an `_id`: JSON text.
 fn plain(id: &Value) -> String {
-    id.as_str().map_or_else(|| id.to_string(), str::to_owned)
+    id.to_string()
 }
 
 fn at<'a>(document: &'a Value, path: &str) -> Option<&'a Value> {
@@ -308,9 +310,8 @@ fn apply(document: &mut Value, update: &Map<String, Value>, inserted: bool, now:
         let invalid = || HostError::Invalid(format!("`{operator}` takes an object of fields"));
         for (path, operand) in fields.as_object().ok_or_else(invalid)? {
             match operator.as_str() {
-                "$set" => set(document, path, operand.clone()),
                 "$setOnInsert" if !inserted => {}
-                "$setOnInsert" => set(document, path, operand.clone()),
+                "$set" | "$setOnInsert" => set(document, path, operand.clone()),
                 "$currentDate" => set(document, path, serde_json::json!({"$date": now})),
                 "$unset" => unset(document, path),
                 "$inc" => {

@@ -67,7 +67,9 @@ pub(crate) mod cache {
 
     pub(crate) fn set_many(entries: &[(String, Vec<u8>)], ttl_ms: Option<u64>) -> Result<()> {
         call(Service::Cache, |state| {
-            entries.iter().for_each(|(key, value)| put(state, key, value, ttl_ms));
+            for (key, value) in entries {
+                put(state, key, value, ttl_ms);
+            }
             Ok(())
         })
     }

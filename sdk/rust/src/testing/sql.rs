@@ -93,7 +93,7 @@ impl Script<'_> {
 
 /// Rows of JSON objects; the columns are the first one's keys.
 #[doc(hidden)]
-pub fn rows_of(objects: Vec<serde_json::Value>) -> Rows {
+pub fn rows_of(objects: &[serde_json::Value]) -> Rows {
     let names: Vec<String> = match objects.first() {
         Some(serde_json::Value::Object(first)) => first.keys().cloned().collect(),
         _ => Vec::new(),

@@ -82,5 +82,9 @@ fn options(find: FindOptions) -> wit::FindOptions {
 }
 
 fn updated(updated: wit::Updated) -> Updated {
-    Updated { matched: updated.matched, modified: updated.modified, upserted_id: updated.upserted_id }
+    Updated {
+        matched: updated.matched,
+        modified: updated.modified,
+        upserted_id: updated.upserted_id.map(crate::documents::id),
+    }
 }
