@@ -1,0 +1,275 @@
+//! The host, put together in the order in which a message meets the parts, and taken apart in the order in which it
+//! leaves them.
+//!
+//! Invariants
+//! - The port is bound before anything else is opened, and served once everything is: who is answered, is answered right.
+//! - A stop lets in nothing new, then waits for what is at work: requests, attempts, effects, and last the disk.
+//!
+//! Not here: what any part does.
+
+use crate::config::{self, Config, Deployment, Environment, GrantMode};
+use crate::drivers::{self, Connections};
+use crate::exit::{Exit, Expected, chain};
+use crate::health::HealthBoard;
+use crate::scratch::Scratch;
+use crate::signals::Signals;
+use sandpost_dispatch::{Dispatcher, Services};
+use sandpost_ingress::{Ingress, Parts, Tokens};
+use sandpost_interfaces::Ports;
+use sandpost_interfaces::effects::Effects;
+use sandpost_ports::clock::{Clock, SystemClock};
+use sandpost_ports::plugins::Plugins as _;
+use sandpost_ports::publisher::Publisher;
+use sandpost_runtime::{Artifacts, Deployer, Engine, Folder, FolderConfig, GrantPolicy, Options, Registry, Settings};
+use sandpost_telemetry::Metrics;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often what the metrics observed is folded; the exporter asks for a few seconds.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// How the host ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// What was at work ended or was handed back.
+    Gracefully,
+    /// A second signal came first.
+    AtOnce,
+}
+
+/// What is served.
+#[derive(Debug, Clone)]
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
+    /// Topics that can be published to.
+    pub(crate) topics: BTreeSet<String>,
+}
+
+/// Runs until a signal. `beside` runs with it and is dropped when the stop begins; its error stops the host.
+pub(crate) async fn run<F>(
+    config: Config,
+    metrics: Metrics,
+    beside: impl FnOnce(Serving) -> F,
+) -> Result<Stopped, Expected>
+where
+    F: Future<Output = Result<(), Expected>> + Send + 'static,
+{
+    let mut signals =
+        Signals::catch().map_err(|error| Expected::new(Exit::Bug, format!("failed to catch signals: {error}")))?;
+    let listener = bind(config.http.listen).await?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Expected::new(Exit::Bug, format!("failed to read the bound address: {error}")))?;
+    let tokens = Tokens::resolve(&config.http, config::environment)
+        .map_err(|error| Expected::new(Exit::Config, format!("failed to read config: {error}")))?;
+    warn_about(&config);
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let connections = drivers::open(&config, clock.clone()).await?;
+    let health = Arc::new(HealthBoard::default());
+    let health_timeout = Duration::from_millis(config.http.health_timeout_ms);
+    health.look(&connections.labelled(), health_timeout).await;
+    let ports = Arc::new(ports(&config, &connections, clock.clone(), health.clone())?);
+    let publisher = ports.publisher.clone();
+    let effects = ports.effects.clone();
+
+    let registry = Registry::new(clock.clone());
+    let folder = plugins(&config, ports, registry.clone()).await?;
+    for name in unbound(&config, &registry) {
+        tracing::warn!(subscription = %name, "No handler is live for this subscription; its messages wait.");
+    }
+
+    let services = Services {
+        broker: connections.broker.clone(),
+        state: connections.state.clone(),
+        plugins: registry.clone(),
+        clock: clock.clone(),
+    };
+    let dispatch = Dispatcher::start(config.dispatch.clone(), config.subscriptions.clone(), services)
+        .await
+        .map_err(|error| Expected::new(Exit::Config, format!("failed to start dispatch: {}", chain(&error))))?;
+
+    let stopping = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(folder.watch(stopping.clone().cancelled_owned()));
+    tasks.spawn(every(METRICS_UPKEEP, stopping.clone(), {
+        let metrics = metrics.clone();
+        move || {
+            metrics.upkeep();
+            std::future::ready(())
+        }
+    }));
+    tasks.spawn(every(Duration::from_millis(config.health_interval_ms), stopping.clone(), {
+        let labelled: Arc<[_]> = connections.labelled().into();
+        move || {
+            let (labelled, health) = (labelled.clone(), health.clone());
+            async move { health.look(&labelled, health_timeout).await }
+        }
+    }));
+    let ingress = Ingress::new(Parts {
+        config: config.http.clone(),
+        tokens,
+        service: config.service.clone(),
+        publisher,
+        state: connections.state.clone(),
+        plugins: registry,
+        mailbox: connections.mailbox.clone(),
+        checks: connections.checks.clone(),
+        clock,
+        render_metrics: Arc::new(move || metrics.render()),
+    });
+    let http = tasks.spawn(sandpost_ingress::serve(listener, ingress, stopping.clone().cancelled_owned()));
+
+    let topics = config.subscriptions.values().map(|subscription| subscription.topic.to_string()).collect();
+    let beside = beside(Serving { address, topics });
+    let ended = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, grace_ms = config.shutdown_grace_ms, "Stopping; a second signal ends at once.");
+            Ok(())
+        }
+        ended = until_error(beside) => Err(ended),
+        served = http => Err(match served {
+            Ok(Err(error)) => Expected::new(Exit::Config, format!("failed to serve HTTP: {}", chain(&error))),
+            _ => Expected::new(Exit::Bug, "HTTP ended by itself"),
+        }),
+    };
+
+    let grace = Duration::from_millis(config.shutdown_grace_ms);
+    let orderly = async {
+        stopping.cancel();
+        tasks.close();
+        let (report, ()) = tokio::join!(dispatch.stop(grace), tasks.wait());
+        effects.drain().await;
+        connections.close().await;
+        tracing::info!(
+            finished = report.finished,
+            handed_back = report.handed_back,
+            unsettled = report.unsettled,
+            "Stopped."
+        );
+    };
+    tokio::select! {
+        () = orderly => ended.map(|()| Stopped::Gracefully),
+        signal = signals.next() => {
+            tracing::warn!(signal, "Stopped at once; what was at work is delivered again.");
+            Ok(Stopped::AtOnce)
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Expected> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Expected::new(Exit::Unavailable, format!("failed to listen on {address}: {error}"))
+            .hint("another program may have the port; `http.listen` or SANDPOST_LISTEN names another one")
+    })
+}
+
+fn warn_about(config: &Config) {
+    for variable in config::real_services(&config::environment) {
+        tracing::warn!(variable, "Set, but this build has no driver for it: the embedded driver is used.");
+    }
+    if config.environment == Environment::Production {
+        tracing::warn!("This build keeps mail in its catcher; no mail leaves the host.");
+    }
+}
+
+fn ports(
+    config: &Config,
+    connections: &Connections,
+    clock: Arc<dyn Clock>,
+    health: Arc<HealthBoard>,
+) -> Result<Ports, Expected> {
+    let default_sender = match &config.email.from {
+        None => None,
+        Some(from) => Some(sandpost_mail::parse_address(from).map_err(|error| {
+            Expected::new(Exit::Config, format!("failed to read config: `email.from`: {error}"))
+        })?),
+    };
+    let io = Handle::current();
+    let run_id = sandpost_message::MessageId::new().to_string();
+    let timeout = Duration::from_millis(config.effect_timeout_ms);
+    Ok(Ports {
+        publisher: Publisher::new(connections.broker.clone(), connections.state.clone(), clock.clone()),
+        broker: connections.broker.clone(),
+        state: connections.state.clone(),
+        effects: Arc::new(Effects::new(connections.state.clone(), clock.clone(), io.clone(), run_id, timeout)),
+        clock,
+        cache: connections.cache.clone(),
+        cache_prefix: config.cache.key_prefix.clone(),
+        cache_default_ttl: Duration::from_secs(config.cache.default_ttl_seconds),
+        email: connections.email.clone(),
+        default_sender,
+        mail_limits: config.email.limits.clone(),
+        sql: connections.sql.clone(),
+        documents: connections.documents.clone(),
+        health,
+        io,
+    })
+}
+
+/// Starts the engine and deploys what lies in the folder.
+async fn plugins(config: &Config, ports: Arc<Ports>, registry: Arc<Registry>) -> Result<Folder, Expected> {
+    let wrong = |what: &str, error: &dyn std::error::Error| {
+        Expected::new(Exit::Config, format!("failed to start {what}: {}", chain(error)))
+    };
+    let Deployment { directory, settle_ms, rescan_ms, artifact_max_bytes, compile_parallel, trial_max_ms, grants } =
+        &config.deployment;
+    std::fs::create_dir_all(directory).map_err(|error| wrong("plugins", &error))?;
+    let engine = Engine::new(config.runtime.clone(), Handle::current()).map_err(|error| wrong("the engine", &error))?;
+    let artifacts = Artifacts::open(&config.data_dir.join("artifacts"), Arc::new(engine), *artifact_max_bytes)
+        .map_err(|error| wrong("the artifacts' folder", &error))?;
+    let scratch = Arc::new(Scratch::like(&ports));
+    let options = Options {
+        grants: match grants {
+            GrantMode::Requested => GrantPolicy::RequestedAreGiven,
+            GrantMode::Configured => GrantPolicy::Configured(
+                config.plugins.iter().map(|(name, plugin)| (name.clone(), plugin.grants.clone())).collect(),
+            ),
+        },
+        settings: config
+            .plugins
+            .iter()
+            .map(|(name, plugin)| {
+                let settings = Settings { config: plugin.config.clone(), cache_scope: plugin.cache_scope.clone() };
+                (name.clone(), settings)
+            })
+            .collect(),
+        compile_parallel: *compile_parallel,
+        trial_max_ms: *trial_max_ms,
+    };
+    let deployer = Arc::new(Deployer::new(registry, Arc::new(artifacts), ports, scratch, options));
+    let folder = FolderConfig { path: directory.clone(), settle_ms: *settle_ms, rescan_ms: *rescan_ms };
+    Folder::open(folder, deployer).await.map_err(|error| wrong("plugins", &error))
+}
+
+/// Subscriptions whose plugin is not live.
+fn unbound<'a>(config: &'a Config, registry: &Registry) -> Vec<&'a sandpost_message::SubscriptionName> {
+    let without = |plugin| registry.handler(plugin).is_none();
+    config.subscriptions.iter().filter(|(_, one)| without(&one.plugin)).map(|(name, _)| name).collect()
+}
+
+/// Does something again and again until the stop.
+async fn every<F: Future<Output = ()>>(period: Duration, stopping: CancellationToken, mut what: impl FnMut() -> F) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            _ = ticks.tick() => what().await,
+        }
+    }
+}
+
+/// Ends with an error only; what runs beside the host may well be done before it.
+async fn until_error(beside: impl Future<Output = Result<(), Expected>>) -> Expected {
+    match beside.await {
+        Err(error) => error,
+        Ok(()) => std::future::pending().await,
+    }
+}

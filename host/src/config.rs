@@ -1,0 +1,357 @@
+//! The configuration: the sum of what each layer takes, and the environment variables above it.
+//!
+//! Every key is documented in `sandpost.example.toml`, which a test parses and starts. Names of variables are those of
+//! the origin documents where they have one.
+//!
+//! Not here: how a file is read and where a value came from (`load`), what the layers' keys mean (each layer).
+
+pub(crate) mod load;
+
+use crate::exit::{Exit, Expected};
+use load::{Kind, Loaded, Lookup, Variable};
+use sandpost_interfaces::Grants;
+use sandpost_message::{ConnectionLabel, PluginName};
+use sandpost_ports::documents::Index;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The whole of `sandpost.toml`.
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// The name in logs.
+    pub(crate) service: String,
+    /// Production refuses what is fine on a laptop: no tokens, grants as requested.
+    pub(crate) environment: Environment,
+    /// Where the embedded drivers and compiled plugins are kept.
+    pub(crate) data_dir: PathBuf,
+    /// How long a stop waits for what is in flight before it hands it back.
+    pub(crate) shutdown_grace_ms: u64,
+    /// How long a provider may take for one effect; longer, and its outcome is unknown.
+    pub(crate) effect_timeout_ms: u64,
+    /// How often each connection is looked at.
+    pub(crate) health_interval_ms: u64,
+    pub(crate) log: Log,
+    pub(crate) http: sandpost_ingress::Config,
+    pub(crate) dispatch: sandpost_dispatch::Config,
+    pub(crate) runtime: sandpost_runtime::EngineConfig,
+    pub(crate) deployment: Deployment,
+    /// By name.
+    pub(crate) plugins: BTreeMap<PluginName, Plugin>,
+    /// By name.
+    pub(crate) subscriptions: sandpost_dispatch::Subscriptions,
+    pub(crate) broker: Broker,
+    pub(crate) cache: Cache,
+    pub(crate) email: Email,
+    /// By the label that plugins use.
+    pub(crate) sql: BTreeMap<ConnectionLabel, Sql>,
+    /// By the label that plugins use.
+    pub(crate) documents: BTreeMap<ConnectionLabel, Documents>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            service: "sandpost".to_owned(),
+            environment: Environment::Development,
+            data_dir: PathBuf::from("sandpost-data"),
+            // Twice the longest handler by default, so that a stop on a healthy host cuts nothing off.
+            shutdown_grace_ms: 30_000,
+            effect_timeout_ms: 30_000,
+            health_interval_ms: 5_000,
+            log: Log::default(),
+            http: sandpost_ingress::Config::default(),
+            dispatch: sandpost_dispatch::Config::default(),
+            runtime: sandpost_runtime::EngineConfig::default(),
+            deployment: Deployment::default(),
+            plugins: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            broker: Broker::default(),
+            cache: Cache::default(),
+            email: Email::default(),
+            sql: BTreeMap::new(),
+            documents: BTreeMap::new(),
+        }
+    }
+}
+
+/// How careful to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Environment {
+    #[default]
+    Development,
+    Test,
+    Staging,
+    Production,
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    pub(crate) level: sandpost_telemetry::Level,
+    pub(crate) format: sandpost_telemetry::Format,
+}
+
+/// Where plugins come from, what they have to pass, and who says what they get.
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Deployment {
+    /// Every `*.wasm` in it is a plugin; it is watched.
+    pub(crate) directory: PathBuf,
+    pub(crate) grants: GrantMode,
+    /// How long a file must not have changed before it is judged.
+    pub(crate) settle_ms: u64,
+    /// How often the folder is looked at without an event.
+    pub(crate) rescan_ms: u64,
+    /// The largest file that is taken.
+    pub(crate) artifact_max_bytes: u64,
+    /// Plugins compiled at once.
+    pub(crate) compile_parallel: usize,
+    /// How long all samples of a version may take together.
+    pub(crate) trial_max_ms: u64,
+}
+
+impl Default for Deployment {
+    fn default() -> Self {
+        let folder = sandpost_runtime::FolderConfig::default();
+        let options = sandpost_runtime::Options::default();
+        Self {
+            directory: folder.path,
+            grants: GrantMode::default(),
+            settle_ms: folder.settle_ms,
+            rescan_ms: folder.rescan_ms,
+            // Python's components are 18 MB, those of JavaScript 12; more is a mistake.
+            artifact_max_bytes: 64 * 1024 * 1024,
+            compile_parallel: options.compile_parallel,
+            trial_max_ms: options.trial_max_ms,
+        }
+    }
+}
+
+/// Who says what a plugin may touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum GrantMode {
+    /// `[plugins.NAME.grants]`; a plugin that asks for more does not go live.
+    #[default]
+    Configured,
+    /// The plugin's own manifest. For development.
+    Requested,
+}
+
+/// What the operator says about one plugin.
+#[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Plugin {
+    pub(crate) grants: Grants,
+    /// What the plugin reads through `config`.
+    pub(crate) config: BTreeMap<String, String>,
+    /// Put before the plugin's cache keys; the plugin's name and a colon where left out, nothing where empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache_scope: Option<String>,
+}
+
+/// The only word for a driver in a build without drivers for real services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Driver {
+    #[default]
+    Embedded,
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Broker {
+    pub(crate) driver: Driver,
+    pub(crate) embedded: sandpost_embedded_store::Config,
+}
+
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cache {
+    pub(crate) driver: Driver,
+    /// Put before every key, before the plugin's scope.
+    pub(crate) key_prefix: String,
+    /// The time to live of an entry whose plugin named none.
+    pub(crate) default_ttl_seconds: u64,
+    pub(crate) embedded: sandpost_embedded_cache::Config,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            driver: Driver::default(),
+            key_prefix: String::new(),
+            // As in the origin documents, `REDIS_TTL_SECONDS`.
+            default_ttl_seconds: 3600,
+            embedded: sandpost_embedded_cache::Config::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Email {
+    pub(crate) driver: Driver,
+    /// Who sends where the plugin names no sender: `address`, or `Name <address>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) from: Option<String>,
+    pub(crate) limits: sandpost_mail::Limits,
+    pub(crate) embedded: sandpost_embedded_email::Config,
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Sql {
+    pub(crate) driver: Driver,
+    pub(crate) embedded: sandpost_embedded_sql::Config,
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Documents {
+    pub(crate) driver: Driver,
+    pub(crate) embedded: sandpost_embedded_documents::Config,
+    /// Indexes that are made at the start where they are missing, by collection.
+    pub(crate) indexes: BTreeMap<String, Vec<Index>>,
+}
+
+/// The variables that set a key. All of them, in one place.
+pub(crate) const VARIABLES: &[Variable] = &[
+    Variable { name: "SANDPOST_SERVICE", key: "service", kind: Kind::Text, help: "the name in logs" },
+    Variable { name: "SANDPOST_DATA_DIR", key: "data_dir", kind: Kind::Text, help: "a folder" },
+    Variable { name: "SANDPOST_LISTEN", key: "http.listen", kind: Kind::Text, help: "an address, as 127.0.0.1:8080" },
+    Variable { name: "SANDPOST_PLUGINS", key: "deployment.directory", kind: Kind::Text, help: "a folder" },
+    Variable {
+        name: "NODE_ENV",
+        key: "environment",
+        kind: Kind::Text,
+        help: "development, test, staging or production",
+    },
+    Variable { name: "LOG_LEVEL", key: "log.level", kind: Kind::Text, help: "trace, debug, info, warn or error" },
+    Variable { name: "REDIS_KEY_PREFIX", key: "cache.key_prefix", kind: Kind::Text, help: "put before cache keys" },
+    Variable {
+        name: "REDIS_TTL_SECONDS",
+        key: "cache.default_ttl_seconds",
+        kind: Kind::Integer,
+        help: "a whole number of seconds",
+    },
+    Variable { name: "AWS_SES_FROM_ADDRESS", key: "email.from", kind: Kind::Text, help: "the default sender" },
+    Variable {
+        name: "HEALTH_TIMEOUT_MS",
+        key: "http.health_timeout_ms",
+        kind: Kind::Integer,
+        help: "a whole number of milliseconds",
+    },
+    Variable {
+        name: "SHUTDOWN_GRACE_MS",
+        key: "shutdown_grace_ms",
+        kind: Kind::Integer,
+        help: "a whole number of milliseconds",
+    },
+];
+
+/// Variables of the origin documents that name a real service. A build without its driver must not pass over them.
+pub(crate) const REAL_SERVICES: &[&str] = &[
+    "REDIS_URL",
+    "PUBSUB_EMULATOR_HOST",
+    "PUBSUB_PROJECT_ID",
+    "GOOGLE_CLOUD_PROJECT",
+    "RABBITMQ_URL",
+    "MYSQL_HOST",
+    "DATABASE_URL",
+    "MONGODB_URL",
+    "MONGODB_URI",
+];
+
+/// The file that is read where none is named, if it is there.
+const DEFAULT_FILE: &str = "sandpost.toml";
+
+/// Reads and checks the configuration. Nothing is opened and no port is bound.
+pub(crate) fn read(file: Option<&Path>, lookup: Lookup<'_>) -> Result<Loaded<Config>, Expected> {
+    let file = file.or_else(|| Some(Path::new(DEFAULT_FILE)).filter(|path| path.is_file()));
+    let loaded = load::load::<Config>(file, VARIABLES, lookup)?;
+    check(&loaded.config)?;
+    let ignored = real_services(lookup);
+    if loaded.config.environment == Environment::Production && !ignored.is_empty() {
+        return Err(Expected::new(
+            Exit::Config,
+            format!("failed to read config: {} is set, but this build has no driver for it", ignored.join(", ")),
+        )
+        .hint("unset it, or run a build that has the driver; embedded drivers must not stand in unnoticed"));
+    }
+    Ok(loaded)
+}
+
+/// The process's environment, as [`read`] wants it.
+pub(crate) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Which variables name a service that this build cannot speak to.
+pub(crate) fn real_services(lookup: Lookup<'_>) -> Vec<&'static str> {
+    REAL_SERVICES.iter().copied().filter(|name| lookup(name).is_some_and(|value| !value.is_empty())).collect()
+}
+
+fn check(config: &Config) -> Result<(), Expected> {
+    let wrong = |reason: String| Expected::new(Exit::Config, format!("failed to read config: {reason}"));
+    config.http.validate().map_err(|error| wrong(error.to_string()))?;
+    sandpost_dispatch::validate(&config.dispatch, &config.subscriptions).map_err(|error| wrong(error.to_string()))?;
+    if let Some(from) = &config.email.from {
+        sandpost_mail::parse_address(from).map_err(|error| wrong(format!("`email.from`: {error}")))?;
+    }
+    if config.environment == Environment::Production {
+        if config.http.tokens.is_empty() {
+            return Err(wrong("in production there must be a token".to_owned())
+                .hint("add [http.tokens.NAME] with `role` and `token_from_env`"));
+        }
+        if config.deployment.grants == GrantMode::Requested {
+            return Err(wrong("in production `deployment.grants` must be `configured`".to_owned())
+                .hint("give each plugin its [plugins.NAME.grants]; `sandpost explain FILE` prints what it asks for"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str, environment: &[(&str, &str)]) -> Result<Loaded<Config>, Expected> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sandpost.toml");
+        std::fs::write(&path, text).unwrap();
+        read(Some(&path), &|name| {
+            environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        assert!(read_text("", &[]).is_ok());
+    }
+
+    #[test]
+    fn production_refuses_to_start_open() {
+        let error = read_text("", &[("NODE_ENV", "production")]).unwrap_err();
+        assert_eq!(error.message, "failed to read config: in production there must be a token");
+        let text = "[http.tokens.ops]\nrole = \"admin\"\ntoken_from_env = \"T\"\n[deployment]\ngrants = \"requested\"\n";
+        let error = read_text(text, &[("NODE_ENV", "production")]).unwrap_err();
+        assert_eq!(error.message, "failed to read config: in production `deployment.grants` must be `configured`");
+    }
+
+    #[test]
+    fn production_does_not_pass_over_a_real_service() {
+        let text = "[http.tokens.ops]\nrole = \"admin\"\ntoken_from_env = \"T\"\n";
+        let error = read_text(text, &[("NODE_ENV", "production"), ("REDIS_URL", "redis://h")]).unwrap_err();
+        assert!(error.message.contains("REDIS_URL is set"), "{}", error.message);
+        assert!(!error.message.contains("redis://"), "an address has no place in a message");
+    }
+
+    #[test]
+    fn an_unknown_driver_is_refused() {
+        let error = read_text("[cache]\ndriver = \"memcached\"\n", &[]).unwrap_err();
+        assert!(error.message.contains("memcached"), "{}", error.message);
+    }
+}
