@@ -212,23 +212,35 @@ impl Deployer {
     /// not noted; see [`Self::note`].
     pub async fn prepare(&self, bytes: Vec<u8>) -> Result<Prepared, Refused> {
         let since = Instant::now();
-        let digest = digest_of(&bytes);
+        let limit_bytes = self.artifacts.artifact_max_bytes();
+        if bytes.len() as u64 > limit_bytes {
+            let reason = ArtifactError::TooLarge { limit_bytes }.to_string();
+            return Err(Refused { plugin: None, digest: None, step: Step::Read, reason });
+        }
+        // Hashing and validating large files takes long enough to hold up whoever shares the thread.
+        let (bytes, digest, manifest, surface) = tokio::task::spawn_blocking(move || {
+            let (digest, manifest, surface) = (digest_of(&bytes), manifest::read(&bytes), Surface::of(&bytes));
+            (bytes, digest, manifest, surface)
+        })
+        .await
+        .map_err(|_| Refused {
+            plugin: None,
+            digest: None,
+            step: Step::Read,
+            reason: "looking into the file failed".to_owned(),
+        })?;
         let refuse = |plugin: Option<&PluginName>, step, reason: String| Refused {
             plugin: plugin.cloned(),
             digest: Some(digest.clone()),
             step,
             reason: bounded(reason),
         };
-        let limit_bytes = self.artifacts.artifact_max_bytes();
-        if bytes.len() as u64 > limit_bytes {
-            return Err(refuse(None, Step::Read, ArtifactError::TooLarge { limit_bytes }.to_string()));
-        }
-        let manifest = manifest::read(&bytes).map_err(|error| refuse(None, Step::Manifest, error.to_string()))?;
+        let manifest = manifest.map_err(|error| refuse(None, Step::Manifest, error.to_string()))?;
         let name = manifest.name.clone();
+        let surface = surface.map_err(|error| refuse(Some(&name), Step::Read, error.to_string()))?;
         let engine = self.artifacts.engine().clone();
         let limits = Limits::resolve(&manifest.limits, &engine.config().ceiling)
             .map_err(|error| refuse(Some(&name), Step::Limits, error.to_string()))?;
-        let surface = Surface::of(&bytes).map_err(|error| refuse(Some(&name), Step::Read, error.to_string()))?;
         let grants = self.grants(&manifest);
         let missing = missing(&surface, &manifest.grants, &grants);
         if !missing.is_empty() {
@@ -271,7 +283,6 @@ impl Deployer {
         };
         let version = Arc::new(Version {
             manifest,
-            surface,
             limits: Arc::new(limits),
             context: Arc::new(context),
             render_context: Arc::new(render_context),
@@ -345,31 +356,28 @@ impl Deployer {
 
     /// Remembers a refusal for the list, and says so. `file` names it where its manifest could not be read.
     pub fn note(&self, refused: &Refused, cause: &str, file: Option<&PluginName>) {
-        let Some(name) = refused.plugin.as_ref().or(file) else {
-            events::PluginRefused {
-                plugin: "unknown",
-                digest: refused.digest.as_ref().map(Digest::short),
-                cause,
-                step: refused.step.word(),
-                reason: &refused.reason,
-            }
-            .emit();
-            return;
-        };
+        let name = refused.plugin.as_ref().or(file);
         events::PluginRefused {
-            plugin: name.as_str(),
+            plugin: name.map_or("unknown", PluginName::as_str),
             digest: refused.digest.as_ref().map(Digest::short),
             cause,
             step: refused.step.word(),
             reason: &refused.reason,
         }
         .emit();
+        if let Some(name) = name {
+            self.list_refusal(refused, name);
+        }
+    }
+
+    /// Puts a refusal on the list, without a word.
+    pub(crate) fn list_refusal(&self, refused: &Refused, plugin: &PluginName) {
         let refusal = Refusal {
             digest: refused.digest.clone(),
             refused_at_ms: self.registry.clock().now_ms(),
             reason: refused.to_string(),
         };
-        self.registry.refuse(name.clone(), refusal);
+        self.registry.refuse(plugin.clone(), refusal);
     }
 
     /// Takes a plugin out of service; what is in flight ends. Whether it was live.

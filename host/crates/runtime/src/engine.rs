@@ -30,7 +30,7 @@ use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// How often guests are interrupted. Long enough to cost nothing, short enough that sharing a thread is not felt.
-pub const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// Linear memory that a slot keeps between two calls, where the page map can be scanned. Measured: over it resets are
 /// system calls again, and two threads are no faster than one.
@@ -97,7 +97,7 @@ pub enum EngineError {
     Threads(#[source] std::io::Error),
 }
 
-/// One a host. Dropped, it ends its threads, and with them every guest at work.
+/// One a host. Guests at work keep it alive, each until its deadline at most; then its threads end.
 pub struct Engine {
     wasmtime: wasmtime::Engine,
     linker: Linker<Guest>,

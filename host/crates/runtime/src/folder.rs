@@ -115,7 +115,7 @@ impl Folder {
                 return;
             }
             // One is enough: full means that a look is due anyway.
-            drop(changed.try_send(()));
+            changed.try_send(()).unwrap_or_default();
         })
         .map_err(unwatchable)?;
         let found =
@@ -176,20 +176,13 @@ impl Folder {
             file.judged = Some(fingerprint);
             if let Err(refused) = judged
                 && file.plugin.is_none()
-                && let Some(plugin) = refused.plugin.or_else(|| name_of(&path))
+                && let Some(plugin) = refused.plugin.clone().or_else(|| name_of(&path))
                 && self.deployer.registry().version(&plugin).is_none()
                 && let Some(restored) = self.deployer.restore(&plugin, "last-good").await
                 && restored.is_ok()
             {
-                // What is live is not what is in the file: the refusal stays on the list.
-                self.deployer.note(
-                    &Refused {
-                        plugin: Some(plugin.clone()),
-                        ..refused_again(&refused.reason, refused.step, refused.digest)
-                    },
-                    "start",
-                    None,
-                );
+                // What is live is not what is in the file: the switch took the refusal off the list, and it belongs there.
+                self.deployer.list_refusal(&refused, &plugin);
                 file.plugin = Some(plugin);
             }
         }
@@ -219,8 +212,11 @@ impl Folder {
             }
             match now {
                 None => {
-                    let plugin = self.files.remove(&path).and_then(|file| file.plugin).or_else(|| name_of(&path));
-                    // The refusal of a file that is gone goes too.
+                    let plugin = self.files.remove(&path).and_then(|file| file.plugin);
+                    // A refusal goes with its file.
+                    if let Some(name) = name_of(&path) {
+                        self.deployer.registry().forgive(&name);
+                    }
                     if let Some(plugin) = plugin
                         && !self.files.values().any(|file| file.plugin.as_ref() == Some(&plugin))
                     {
@@ -305,11 +301,6 @@ impl Folder {
             .find(|(other, file)| *other != path && file.seen.is_some() && file.plugin.as_ref() == Some(plugin))
             .map(|(other, _)| other.as_path())
     }
-}
-
-fn refused_again(reason: &str, step: Step, digest: Option<sandpost_message::Digest>) -> Refused {
-    let reason = format!("{reason}; the version that was live last goes on");
-    Refused { plugin: None, digest, step, reason }
 }
 
 /// Reads a file and prepares what is in it.

@@ -252,15 +252,14 @@ fn fault_of(error: &wasmtime::Error, stderr: &Capture) -> Fault {
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         return Fault::new(FaultKind::NoInstance, "the pool of instances has no room for it (instances_max)");
     }
-    let (kind, mut detail) = match error.downcast_ref::<Trap>() {
-        Some(trap) => (FaultKind::Trap, trap.to_string()),
-        None => {
-            let cause = error.root_cause().to_string();
-            // wasmtime keeps the type to itself; the tests would tell if the words changed.
-            let kind =
-                if cause.contains("fuel allocated for hostcalls") { FaultKind::HostBytes } else { FaultKind::Contract };
-            (kind, crate::artifact::one_line(&cause))
-        }
+    let (kind, mut detail) = if let Some(trap) = error.downcast_ref::<Trap>() {
+        (FaultKind::Trap, trap.to_string())
+    } else {
+        let cause = error.root_cause().to_string();
+        // wasmtime keeps the type to itself; the tests would tell if the words changed.
+        let kind =
+            if cause.contains("fuel allocated for hostcalls") { FaultKind::HostBytes } else { FaultKind::Contract };
+        (kind, crate::artifact::one_line(&cause))
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         for (number, frame) in backtrace.frames().iter().take(FRAMES_SHOWN).enumerate() {

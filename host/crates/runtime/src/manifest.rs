@@ -15,9 +15,9 @@ use wasmparser::{Encoding, Parser, Payload};
 /// The custom section's name.
 pub const SECTION: &str = "sandpost:plugin";
 /// Bytes of a manifest: samples with whole messages fit, and nobody has to read more at every start.
-pub const MANIFEST_MAX_BYTES: usize = 256 * 1024;
+pub(crate) const MANIFEST_MAX_BYTES: usize = 256 * 1024;
 /// Samples of one manifest. Each is a call at every deployment.
-pub const SAMPLES_MAX: usize = 32;
+pub(crate) const SAMPLES_MAX: usize = 32;
 /// Bytes of a description.
 const DESCRIPTION_MAX_BYTES: usize = 1024;
 /// Topics that a manifest suggests.
@@ -237,7 +237,7 @@ pub fn embed(component: &[u8], manifest: &str) -> Result<Vec<u8>, ManifestError>
 }
 
 /// The manifest's text inside a component.
-pub fn text(component: &[u8]) -> Result<&str, ManifestError> {
+pub(crate) fn text(component: &[u8]) -> Result<&str, ManifestError> {
     let mut sections = sections(component)?.into_iter();
     let Some((_, data)) = sections.next() else { return Err(ManifestError::Missing) };
     if sections.next().is_some() {
@@ -254,8 +254,11 @@ pub fn read(component: &[u8]) -> Result<Manifest, ManifestError> {
     Manifest::parse(text(component)?)
 }
 
-/// Each section of ours at the top level: the bytes that it takes, header included, and its data.
-fn sections(component: &[u8]) -> Result<Vec<(std::ops::Range<usize>, &[u8])>, ManifestError> {
+/// A section of ours: the bytes that it takes, header included, and its data.
+type Found<'a> = (std::ops::Range<usize>, &'a [u8]);
+
+/// Each section of ours at the top level.
+fn sections(component: &[u8]) -> Result<Vec<Found<'_>>, ManifestError> {
     let broken = |error: wasmparser::BinaryReaderError| ManifestError::NotComponent(error.message().to_owned());
     let (mut depth, mut found, mut end_of_last) = (0_usize, Vec::new(), 0);
     for payload in Parser::new(0).parse_all(component) {

@@ -56,7 +56,6 @@ pub(crate) async fn run(
     live: &Arc<dyn Templates>,
     clock: &dyn Clock,
 ) -> Result<Vec<String>, String> {
-    // The contract's types are looked at when an export is bound, which a sample or a template does.
     version.start().await.map_err(|fault| format!("does not start: {fault}"))?;
     let templates = if version.program.template.is_some() { templates(version).await? } else { Vec::new() };
     if version.program.handler.is_some() {

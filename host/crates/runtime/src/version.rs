@@ -8,7 +8,6 @@
 //! Not here: which version is live (`plugins`).
 
 use crate::engine::{Engine, Purpose};
-use crate::explain::Surface;
 use crate::instance::{Ended, GRACE, Plan, Program, run};
 use crate::{Limits, Manifest};
 use sandpost_interfaces::Context;
@@ -23,7 +22,6 @@ use std::time::{Duration, Instant};
 /// A version of a plugin.
 pub(crate) struct Version {
     pub(crate) manifest: Manifest,
-    pub(crate) surface: Surface,
     pub(crate) limits: Arc<Limits>,
     /// Of messages.
     pub(crate) context: Arc<Context>,
@@ -39,10 +37,27 @@ impl Version {
         &self.context.identity
     }
 
-    /// Makes an instance and ends it: what the smallest trial shows.
+    /// Makes an instance, holds its exports' types against the contract, and ends it: what the smallest trial shows.
     pub(crate) async fn start(&self) -> Result<(), Fault> {
         let plan = self.plan(self.render_context.clone(), None, Purpose::Handle, self.deadline());
-        run(&self.engine, &self.program, plan, Box::new(|_, _, _, _| Box::pin(async { Ok(()) }))).await.answer
+        run(
+            &self.engine,
+            &self.program,
+            plan,
+            Box::new(|store, program, instance, _| {
+                Box::pin(async move {
+                    if let Some(handler) = &program.handler {
+                        handler.load(&mut *store, &instance)?;
+                    }
+                    if let Some(template) = &program.template {
+                        template.load(&mut *store, &instance)?;
+                    }
+                    Ok(())
+                })
+            }),
+        )
+        .await
+        .answer
     }
 
     /// Handles one message. `context` is the version's own, or that of a trial.
