@@ -103,8 +103,8 @@ fn a_broken_file_never_serves() {
     }
 }
 
-fn refused_at(host: &Host) -> Option<u64> {
-    host.get("/v1/plugins").json()["plugins"][0]["refused"]["refused_at_ms"].as_u64()
+fn refused_at(host: &Host) -> Option<String> {
+    host.get("/v1/plugins").json()["plugins"][0]["refused"]["refused_at"].as_str().map(str::to_owned)
 }
 
 #[test]

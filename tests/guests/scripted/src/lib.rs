@@ -1,6 +1,8 @@
 //! A handler that does what the body of its message says, so that a test can ask for any end.
 
+use sandpost_sdk::email::Email;
 use sandpost_sdk::prelude::*;
+use sandpost_sdk::{cache, pubsub};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -52,7 +54,7 @@ fn handle(message: Message, order: Json<Order>) -> Result<()> {
         Order::SleepForEver => loop {
             std::thread::sleep(Duration::from_secs(60));
         },
-        Order::SetKey { key } => Ok(cache::set(&key, &String::from("set"))?),
+        Order::SetKey { key } => Ok(cache::set(&key, "set", None)?),
         Order::RejectUnlessKey { key } => match cache::get::<String>(&key)? {
             Some(_) => Ok(()),
             None => Err(Error::reject("the key is not there")),
@@ -61,7 +63,7 @@ fn handle(message: Message, order: Json<Order>) -> Result<()> {
         Order::Append { key, value } => {
             let before: String = cache::get(&key)?.unwrap_or_default();
             std::thread::sleep(PAUSE);
-            Ok(cache::set(&key, &(before + &value))?)
+            Ok(cache::set(&key, &(before + &value), None)?)
         }
         Order::Publish { topic } => {
             pubsub::publish(&topic, &json!({ "do": "ack" }))?;
