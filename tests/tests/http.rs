@@ -37,9 +37,9 @@ fn wrong_input_has_its_exact_answer() {
         (
             "another site's page",
             host.send("POST", MESSAGES, &[JSON, ("origin", "https://evil.example")], "{}"),
-            (403, "not-local"),
+            (403, "local-only"),
         ),
-        ("another host's name", host.send("GET", "/v1/plugins", &[("host", "evil.example")], ""), (403, "not-local")),
+        ("another host's name", host.send("GET", "/v1/plugins", &[("host", "evil.example")], ""), (403, "local-only")),
         (
             "binary CloudEvent without an id",
             host.send(

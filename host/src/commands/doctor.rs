@@ -72,6 +72,9 @@ fn checks(config: &Config) -> Vec<Check> {
     checks.push(Check {
         what: "plugin folder".into(),
         outcome: match &files {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(format!("{} is made at the start", config.deployment.directory.display()))
+            }
             Ok(files) => Ok(format!("{} plugins in {}", files.len(), config.deployment.directory.display())),
             Err(error) => Err(format!("{}: {error}", config.deployment.directory.display())),
         },

@@ -118,18 +118,21 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
         let mut fields = Fields::default();
         event.record(&mut fields);
         metadata.extend(fields.0);
-        let line = line(&self.service, event.metadata().level(), event.metadata().target(), metadata);
+        let line = line(&self.service, *event.metadata().level(), event.metadata().target(), metadata);
         // One write for the whole line, so that lines of several threads do not mix. A closed standard error is not
         // a reason to stop the host.
         std::io::stderr().lock().write_all(line.as_bytes()).ok();
     }
 }
 
-fn line(service: &str, level: &tracing::Level, target: &str, mut metadata: Map<String, Value>) -> String {
+fn line(service: &str, level: tracing::Level, target: &str, mut metadata: Map<String, Value>) -> String {
     let message = metadata.remove("message").unwrap_or_default();
+    if target == PLUGIN {
+        spread(&mut metadata);
+    }
     let module = match metadata.get("plugin") {
-        Some(Value::String(plugin)) if target == "plugin" => plugin.clone(),
-        _ => target.trim_start_matches("sandpost_").split("::").next().unwrap_or(target).to_owned(),
+        Some(Value::String(plugin)) if target == PLUGIN => plugin.clone(),
+        _ => module_of(target).to_owned(),
     };
     let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let object = serde_json::json!({
@@ -143,6 +146,31 @@ fn line(service: &str, level: &tracing::Level, target: &str, mut metadata: Map<S
     let mut line = object.to_string();
     line.push('\n');
     line
+}
+
+/// The target of what plugins say; `interfaces::log` writes it.
+const PLUGIN: &str = "plugin";
+
+/// The part of the host that a target belongs to: `sandpost_telemetry::events::runtime` is the runtime's, because its
+/// events are written there.
+fn module_of(target: &str) -> &str {
+    let own = target.strip_prefix("sandpost_telemetry::events::").or_else(|| target.strip_prefix("sandpost::"));
+    own.unwrap_or(target).trim_start_matches("sandpost_").split("::").next().unwrap_or(target)
+}
+
+/// A plugin's own fields come as one field with a JSON object; each becomes an entry, unless the host has that key.
+fn spread(metadata: &mut Map<String, Value>) {
+    let Some(Value::String(text)) = metadata.remove("fields") else { return };
+    match serde_json::from_str::<Map<String, Value>>(&text) {
+        Ok(fields) => {
+            for (key, value) in fields {
+                metadata.entry(key).or_insert(value);
+            }
+        }
+        Err(_) => {
+            metadata.insert("fields".to_owned(), Value::String(text));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -185,7 +213,7 @@ mod tests {
         metadata.insert("message".into(), "Sent to a***@example.com.".into());
         metadata.insert("plugin".into(), "notification-email".into());
         metadata.insert("duration_ms".into(), 12.into());
-        let text = line("backend", &tracing::Level::INFO, "plugin", metadata);
+        let text = line("backend", tracing::Level::INFO, "plugin", metadata);
         let value: Value = serde_json::from_str(&text).unwrap();
         let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["timestamp", "level", "service", "module", "message", "metadata"]);
@@ -198,7 +226,25 @@ mod tests {
 
     #[test]
     fn a_line_of_the_host_names_its_part() {
-        let text = line("backend", &tracing::Level::WARN, "sandpost_dispatch::settle", Map::new());
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["module"], "dispatch");
+        for (target, module) in [
+            ("sandpost_dispatch::settle", "dispatch"),
+            ("sandpost_dispatch", "dispatch"),
+            ("sandpost::ingress", "ingress"),
+            ("sandpost::app", "app"),
+            ("sandpost_telemetry::events::runtime", "runtime"),
+            ("wasmtime::engine", "wasmtime"),
+        ] {
+            let text = line("backend", tracing::Level::WARN, target, Map::new());
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["module"], module);
+        }
+    }
+
+    #[test]
+    fn a_plugins_fields_are_metadata_and_cannot_stand_in_for_the_hosts() {
+        let mut metadata = Map::new();
+        metadata.insert("plugin".into(), "notification-email".into());
+        metadata.insert("fields".into(), r#"{"userId":"user_1","plugin":"another"}"#.into());
+        let value: Value = serde_json::from_str(&line("backend", tracing::Level::INFO, PLUGIN, metadata)).unwrap();
+        assert_eq!(value["metadata"], serde_json::json!({"plugin": "notification-email", "userId": "user_1"}));
     }
 }

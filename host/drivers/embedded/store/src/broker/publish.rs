@@ -22,8 +22,7 @@ fn one(work: &mut Work, message: &Message, room_bytes: &mut u64) -> rusqlite::Re
         Ok(targets) => targets,
         Err(error) => return Ok(Err(error)),
     };
-    // A replay must arrive, although its key was known from the first time.
-    let dedupe_key = message.dedupe_key.as_deref().filter(|_| message.only.is_none());
+    let dedupe_key = message.dedupe_key.as_deref();
     if let Some(key) = dedupe_key
         && let Some(id) = known(work, message, key)?
     {
