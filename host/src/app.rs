@@ -34,6 +34,9 @@ use tokio_util::task::TaskTracker;
 /// How often what the metrics observed is folded; the exporter asks for a few seconds.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
+/// How often artifacts that no deployment of the recent past refers to are deleted.
+const ARTIFACTS_UPKEEP: Duration = Duration::from_secs(60 * 60);
+
 /// How the host ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stopped {
@@ -80,7 +83,7 @@ where
     let effects = ports.effects.clone();
 
     let registry = Registry::new(clock.clone());
-    let folder = plugins(&config, ports, registry.clone()).await?;
+    let (folder, deployer) = plugins(&config, ports, registry.clone()).await?;
     for name in unbound(&config, &registry) {
         tracing::warn!(subscription = %name, "No handler is live for this subscription; its messages wait.");
     }
@@ -103,6 +106,14 @@ where
         move || {
             metrics.upkeep();
             std::future::ready(())
+        }
+    }));
+    tasks.spawn(every(ARTIFACTS_UPKEEP, stopping.clone(), move || {
+        let deployer = deployer.clone();
+        async move {
+            if let Err(error) = deployer.prune().await {
+                tracing::warn!(error = chain(&error), "Old artifacts were not deleted; tried again later.");
+            }
         }
     }));
     tasks.spawn(every(Duration::from_millis(config.health_interval_ms), stopping.clone(), {
@@ -214,7 +225,11 @@ fn ports(
 }
 
 /// Starts the engine and deploys what lies in the folder.
-async fn plugins(config: &Config, ports: Arc<Ports>, registry: Arc<Registry>) -> Result<Folder, Expected> {
+async fn plugins(
+    config: &Config,
+    ports: Arc<Ports>,
+    registry: Arc<Registry>,
+) -> Result<(Folder, Arc<Deployer>), Expected> {
     let wrong = |what: &str, error: &dyn std::error::Error| {
         Expected::new(Exit::Config, format!("failed to start {what}: {}", chain(error)))
     };
@@ -245,7 +260,8 @@ async fn plugins(config: &Config, ports: Arc<Ports>, registry: Arc<Registry>) ->
     };
     let deployer = Arc::new(Deployer::new(registry, Arc::new(artifacts), ports, scratch, options));
     let folder = FolderConfig { path: directory.clone(), settle_ms: *settle_ms, rescan_ms: *rescan_ms };
-    Folder::open(folder, deployer).await.map_err(|error| wrong("plugins", &error))
+    let folder = Folder::open(folder, deployer.clone()).await.map_err(|error| wrong("plugins", &error))?;
+    Ok((folder, deployer))
 }
 
 /// Subscriptions whose plugin is not live.

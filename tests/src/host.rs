@@ -46,6 +46,8 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     /// SQL that the database `main` begins with.
     pub sql: String,
+    /// `config` is the whole file, and nothing is added to it.
+    pub whole: bool,
     /// Grants come from `config` alone, not from what the plugins ask for.
     pub grants_configured: bool,
 }
@@ -106,6 +108,7 @@ impl Host {
             setup.config,
             if setup.grants_configured { "configured" } else { "requested" },
         );
+        let config = if setup.whole { setup.config.clone() } else { config };
         std::fs::write(folder.path().join("sandpost.toml"), config).expect("the config is written");
         let (child, address, log) = spawn(&setup, folder.path());
         Self { setup, folder, child, address, log }

@@ -139,15 +139,12 @@ fn completions_are_printed() {
 
 #[test]
 fn the_example_has_every_key_and_starts() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let tokens = [("SHOP_TOKEN", "0123456789abcdef-shop"), ("OPERATIONS_TOKEN", "0123456789abcdef-operations")];
     let example = std::fs::read_to_string(repository().join("sandpost.example.toml")).expect("the example");
+    let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sandpost.toml");
     std::fs::write(&file, &example).expect("written");
-    let shown = run(&["doctor", "--json", "--config", &file.display().to_string()], &[
-        ("SANDPOST_DATA_DIR", &folder.path().join("data").display().to_string()),
-        ("SHOP_TOKEN", "0123456789abcdef-shop"),
-        ("OPERATIONS_TOKEN", "0123456789abcdef-operations"),
-    ]);
+    let shown = run(&["doctor", "--json", "--config", &file.display().to_string()], &tokens);
     assert_eq!(shown.code, Some(0), "{}", shown.err);
     let listed: Value = serde_json::from_str(&shown.out).expect("JSON");
     let missing: Vec<&str> = listed["config"]
@@ -158,4 +155,16 @@ fn the_example_has_every_key_and_starts() {
         .filter_map(|entry| entry["key"].as_str())
         .collect();
     assert_eq!(missing, Vec::<&str>::new(), "keys that the example does not show");
+
+    let host = Host::start(Setup {
+        config: example.replace("plugins/seed.sql", "seed.sql"),
+        whole: true,
+        environment: tokens.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        plugins: ["notification-email", "transactional-templates"].map(plugin).to_vec(),
+        ..Setup::default()
+    });
+    let bearer = ("authorization", "Bearer 0123456789abcdef-operations");
+    let plugins = host.send("GET", "/v1/plugins", &[bearer], "").json();
+    assert!(plugins["plugins"][0]["live"].is_object(), "{plugins}");
+    assert_eq!(host.get("/healthz").status, 200);
 }
