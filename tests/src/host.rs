@@ -1,6 +1,6 @@
 //! One running host.
 
-use crate::{Reply, repository};
+use crate::{Client, Reply, repository};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -9,23 +9,33 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up: long enough for a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Names another build of the program, a release or a copy that stays as it is over a long run.
+const PROGRAM: &str = "SANDPOST_TEST_PROGRAM";
 
 /// The program under test.
 pub fn program() -> PathBuf {
-    let path = repository().join("target/debug/sandpost");
+    let path = std::env::var_os(PROGRAM).map_or_else(|| repository().join("target/debug/sandpost"), PathBuf::from);
     assert!(path.is_file(), "{} is missing; `cargo xtask test` builds it", path.display());
     path
 }
 
 /// Runs the program to its end, in an empty environment but for what is given.
 pub fn run_program(arguments: &[String], environment: &[(&str, &str)]) -> Output {
-    command().args(arguments).envs(environment.iter().copied()).output().expect("the program starts")
+    command_behind(&[]).args(arguments).envs(environment.iter().copied()).output().expect("the program starts")
 }
 
-/// The program with nothing from outside that configures it.
-fn command() -> Command {
-    let mut command = Command::new(program());
+/// The program with nothing from outside that configures it, behind another that starts it where one is given.
+fn command_behind(wrapper: &[String]) -> Command {
+    let mut command = match wrapper.split_first() {
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program());
+            command
+        }
+        None => Command::new(program()),
+    };
     command.env_clear().stdin(Stdio::null());
     for name in ["PATH", "HOME", "TMPDIR"] {
         if let Some(value) = std::env::var_os(name) {
@@ -50,6 +60,8 @@ pub struct Setup {
     pub whole: bool,
     /// Grants come from `config` alone, not from what the plugins ask for.
     pub grants_configured: bool,
+    /// A program with its arguments that becomes the host by `exec`, so that the PID stays: `env --ignore-signal=XFSZ`.
+    pub wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -122,6 +134,40 @@ impl Host {
         self.log = log;
     }
 
+    /// Starts on the same folder and kills it after this time, whether it serves by then or not.
+    pub fn restart_and_kill(&mut self, after: Duration) {
+        let mut child = launch(&self.setup, self.folder.path());
+        let mut errors = child.stderr.take().expect("standard error is piped");
+        // Ends with the program; an unread pipe would stop it.
+        let draining = std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
+        std::thread::sleep(after);
+        child.kill().expect("the host is killed");
+        child.wait().expect("the host ends");
+        draining.join().expect("the reader ends").ok();
+    }
+
+    /// Starts on the same folder where that cannot succeed; how it ended and what it said.
+    pub fn restart_refused(&self) -> (ExitStatus, String) {
+        let mut child = launch(&self.setup, self.folder.path());
+        let mut errors = child.stderr.take().expect("standard error is piped");
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut errors, &mut text).map(|_| text)
+        });
+        let deadline = Instant::now() + PATIENCE;
+        while child.try_wait().expect("the host is a child").is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().ok();
+        let status = child.wait().expect("the host ends");
+        (status, reading.join().expect("the reader ends").expect("standard error is text"))
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The base of every URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -179,24 +225,7 @@ impl Host {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Reply, Box<dyn std::error::Error>> {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
-            .http_status_as_error(false)
-            .allow_non_standard_methods(true)
-            .build()
-            .into();
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url()));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let mut response = agent.run(request.body(body.to_vec())?)?;
-        let headers = response
-            .headers()
-            .iter()
-            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
-            .collect();
-        let text = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
-        Ok(Reply { status: response.status().as_u16(), headers, text })
+        Client::new(&self.address).request(method, path, headers, body)
     }
 
     /// Publishes; the id.
@@ -276,8 +305,8 @@ impl Drop for Host {
     }
 }
 
-fn spawn(setup: &Setup, folder: &Path) -> (Child, String, Arc<Mutex<Vec<String>>>) {
-    let mut child = command()
+fn launch(setup: &Setup, folder: &Path) -> Child {
+    command_behind(&setup.wrapper)
         .args(["run", "--config", "sandpost.toml"])
         .current_dir(folder)
         .env("SANDPOST_LISTEN", "127.0.0.1:0")
@@ -286,7 +315,11 @@ fn spawn(setup: &Setup, folder: &Path) -> (Child, String, Arc<Mutex<Vec<String>>
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the program starts");
+        .expect("the program starts")
+}
+
+fn spawn(setup: &Setup, folder: &Path) -> (Child, String, Arc<Mutex<Vec<String>>>) {
+    let mut child = launch(setup, folder);
     let log = Arc::new(Mutex::new(Vec::new()));
     let lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
     let into = Arc::clone(&log);

@@ -7,9 +7,13 @@
 //!
 //! `cargo xtask test` builds what is needed first: the program, the plugins and the guests.
 
+mod client;
+mod dice;
 mod host;
 mod reply;
 
+pub use client::{Client, Unanswered};
+pub use dice::Dice;
 pub use host::{Host, Setup, program, run_program};
 pub use reply::Reply;
 

@@ -26,7 +26,13 @@ enum Order {
     RejectUnlessKey { key: String },
     RejectWithKey { key: String },
     Append { key: String, value: String },
-    Publish { topic: String },
+    /// Publishes the body, or an order to acknowledge, and then ends as `then` says in the first attempt.
+    Publish {
+        topic: String,
+        body: Option<serde_json::Value>,
+        #[serde(default)]
+        then: String,
+    },
     Mail { to: String, then: String },
 }
 
@@ -65,9 +71,9 @@ fn handle(message: Message, order: Json<Order>) -> Result<()> {
             std::thread::sleep(PAUSE);
             Ok(cache::set(&key, &(before + &value), None)?)
         }
-        Order::Publish { topic } => {
-            pubsub::publish(&topic, &json!({ "do": "ack" }))?;
-            Ok(())
+        Order::Publish { topic, body, then } => {
+            pubsub::publish(&topic, &body.unwrap_or_else(|| json!({ "do": "ack" })))?;
+            if message.attempt() == 1 && then == "retry" { Err(Error::retry("after the publish")) } else { Ok(()) }
         }
         Order::Mail { to, then } => {
             Email::to(to.as_str()).subject("A mail").text("Once, and only once.").send()?;
