@@ -35,7 +35,7 @@ use tokio_util::task::TaskTracker;
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// How often artifacts that no deployment of the recent past refers to are deleted.
-const ARTIFACTS_UPKEEP: Duration = Duration::from_secs(60 * 60);
+const ARTIFACTS_UPKEEP: Duration = Duration::from_hours(1);
 
 /// How the host ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,12 +196,13 @@ fn ports(
     clock: Arc<dyn Clock>,
     health: Arc<HealthBoard>,
 ) -> Result<Ports, Expected> {
-    let default_sender = match &config.email.from {
-        None => None,
-        Some(from) => Some(sandpost_mail::parse_address(from).map_err(|error| {
-            Expected::new(Exit::Config, format!("failed to read config: `email.from`: {error}"))
-        })?),
-    };
+    let default_sender =
+        match &config.email.from {
+            None => None,
+            Some(from) => Some(sandpost_mail::parse_address(from).map_err(|error| {
+                Expected::new(Exit::Config, format!("failed to read config: `email.from`: {error}"))
+            })?),
+        };
     let io = Handle::current();
     let run_id = sandpost_message::MessageId::new().to_string();
     let timeout = Duration::from_millis(config.effect_timeout_ms);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// Longer than the host's own bound on a request, so that the host's answer is seen.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// The most that an answer may be.
 const ANSWER_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -76,9 +76,10 @@ impl Target {
                 .hint("is `sandpost run` up there? --url or SANDPOST_URL names another address")
         })?;
         let status = response.status();
-        let text = response.body_mut().with_config().limit(ANSWER_MAX_BYTES).read_to_string().map_err(|error| {
-            Expected::new(Exit::Unavailable, format!("failed to read the host's answer: {error}"))
-        })?;
+        let text =
+            response.body_mut().with_config().limit(ANSWER_MAX_BYTES).read_to_string().map_err(|error| {
+                Expected::new(Exit::Unavailable, format!("failed to read the host's answer: {error}"))
+            })?;
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
         if status.is_success() { Ok(Answer { body }) } else { Err(refused(status.as_u16(), &body, self)) }
     }

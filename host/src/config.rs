@@ -336,7 +336,8 @@ mod tests {
     fn production_refuses_to_start_open() {
         let error = read_text("", &[("NODE_ENV", "production")]).unwrap_err();
         assert_eq!(error.message, "failed to read config: in production there must be a token");
-        let text = "[http.tokens.ops]\nrole = \"admin\"\ntoken_from_env = \"T\"\n[deployment]\ngrants = \"requested\"\n";
+        let text =
+            "[http.tokens.ops]\nrole = \"admin\"\ntoken_from_env = \"T\"\n[deployment]\ngrants = \"requested\"\n";
         let error = read_text(text, &[("NODE_ENV", "production")]).unwrap_err();
         assert_eq!(error.message, "failed to read config: in production `deployment.grants` must be `configured`");
     }

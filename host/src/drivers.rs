@@ -54,16 +54,16 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
     })?;
 
     let Driver::Embedded = config.broker.driver;
-    let store = sandpost_embedded_store::open(Some(&folder.join("store.sqlite")), &config.broker.embedded, clock.clone())
-        .map_err(|error| failed("the store", error))?;
+    let store =
+        sandpost_embedded_store::open(Some(&folder.join("store.sqlite")), &config.broker.embedded, clock.clone())
+            .map_err(|error| failed("the store", error))?;
     let Driver::Embedded = config.cache.driver;
     let cache = Arc::new(sandpost_embedded_cache::open(&config.cache.embedded));
     let Driver::Embedded = config.email.driver;
     let mut catching = config.email.embedded.clone();
     catching.path.get_or_insert_with(|| folder.join("mail.sqlite"));
-    let catcher = Arc::new(
-        sandpost_embedded_email::open(catching, clock).map_err(|error| failed("the mail catcher", error))?,
-    );
+    let catcher =
+        Arc::new(sandpost_embedded_email::open(catching, clock).map_err(|error| failed("the mail catcher", error))?);
 
     let mut checks = vec![
         check("state", CheckRole::State, Arc::new(store.clone())),

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 fn obey(Cli { command, json }: Cli) -> Result<(), Expected> {
     match command {
         Command::Run(config) => commands::run::run(config.config.as_deref()),
-        Command::Dev(arguments) => commands::dev::dev(arguments),
+        Command::Dev(arguments) => commands::dev::dev(&arguments),
         Command::Build(arguments) => commands::build::build(&arguments, json),
         Command::Explain(arguments) => commands::explain::explain(&arguments, json),
         Command::Publish(arguments) => commands::publish::publish(arguments, json),

@@ -3,7 +3,6 @@
 //! Invariant: nothing that a sample does reaches a service of the host.
 
 use crate::drivers::scratch;
-use crate::exit::chain;
 use crate::health::HealthBoard;
 use bytes::Bytes;
 use sandpost_interfaces::Ports;
@@ -75,8 +74,7 @@ impl ScratchPorts for Scratch {
             documents.insert(label, opened);
         }
         let run_id = sandpost_message::MessageId::new().to_string();
-        let effects =
-            Effects::new(store.clone(), self.clock.clone(), self.io.clone(), run_id, Duration::from_secs(10));
+        let effects = Effects::new(store.clone(), self.clock.clone(), self.io.clone(), run_id, Duration::from_secs(10));
         Ok(Arc::new(Ports {
             publisher: Publisher::new(broker.clone(), store.clone(), self.clock.clone()),
             broker,
@@ -137,5 +135,5 @@ fn labels<'a>(named: impl Iterator<Item = &'a ConnectionLabel>) -> BTreeSet<Conn
 }
 
 fn unmade(error: BoxError) -> PortError {
-    PortError::new(ErrorKind::Other, format!("the services for a sample cannot be made: {}", chain(&*error)))
+    PortError::new(ErrorKind::Other, "the services for a sample cannot be made").because(error)
 }

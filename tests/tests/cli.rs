@@ -53,7 +53,11 @@ fn a_running_host_can_be_spoken_to() {
 
     let unknown = run(&["publish", "nowhere", "{}"], &environment);
     assert_eq!(unknown.code, Some(1));
-    assert!(unknown.err.starts_with("error: the host refused: no subscription listens to `nowhere`"), "{}", unknown.err);
+    assert!(
+        unknown.err.starts_with("error: the host refused: no subscription listens to `nowhere`"),
+        "{}",
+        unknown.err
+    );
     assert!(unknown.out.is_empty());
 }
 

@@ -22,7 +22,11 @@ fn wrong_input_has_its_exact_answer() {
         ("a topic that cannot be", host.post("/v1/topics/a%20b/messages", "{}"), (400, "invalid-topic")),
         ("bad JSON", host.post(MESSAGES, "{\"do\":"), (400, "invalid-json")),
         ("too large", host.post(MESSAGES, &large), (413, "too-large")),
-        ("batch of text", host.send("POST", BATCH, &[("content-type", "text/plain")], "x"), (415, "unsupported-media-type")),
+        (
+            "batch of text",
+            host.send("POST", BATCH, &[("content-type", "text/plain")], "x"),
+            (415, "unsupported-media-type"),
+        ),
         ("batch of nonsense", host.post(BATCH, "[1,2]"), (400, "invalid-json")),
         (
             "delay of no number",
@@ -203,7 +207,8 @@ fn the_description_lists_what_there_is() {
     let host = host();
     let description = host.get("/openapi.json").json();
     let paths: Vec<&String> = description["paths"].as_object().expect("paths").keys().collect();
-    for path in [MESSAGES.replace("work", "{topic}"), "/v1/messages/{id}".into(), "/v1/dead-letters/{id}/replay".into()] {
+    for path in [MESSAGES.replace("work", "{topic}"), "/v1/messages/{id}".into(), "/v1/dead-letters/{id}/replay".into()]
+    {
         assert!(paths.contains(&&path), "{path} is missing in {paths:?}");
     }
     assert!(description["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));

@@ -52,7 +52,9 @@ fn the_mail_is_in_the_users_language() {
     let id = notify(&host, "notif_1", "user_456", "welcome");
     host.until_step(&id, "acknowledged");
     let mail = host.get("/v1/mailbox/latest").json();
-    assert!(mail["subject"].as_str().is_some_and(|subject| subject.contains("Boas-vindas") || subject.contains("vindo")));
+    assert!(
+        mail["subject"].as_str().is_some_and(|subject| subject.contains("Boas-vindas") || subject.contains("vindo"))
+    );
     assert!(host.get("/v1/mailbox/latest.html").text.contains("João"));
 }
 

@@ -18,8 +18,7 @@ fn live_version(host: &Host) -> String {
 /// The versions that took part in a message.
 fn versions(host: &Host, id: &str) -> Vec<String> {
     let steps = host.get(&format!("/v1/messages/{id}")).json()["steps"].as_array().cloned().unwrap_or_default();
-    let mut seen: Vec<String> =
-        steps.iter().filter_map(|step| step["version"].as_str().map(str::to_owned)).collect();
+    let mut seen: Vec<String> = steps.iter().filter_map(|step| step["version"].as_str().map(str::to_owned)).collect();
     seen.dedup();
     seen
 }

@@ -85,7 +85,8 @@ fn cargo(source: &Path) -> Result<PathBuf, Expected> {
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| {
-            Expected::new(Exit::Plugin, format!("failed to start cargo: {error}")).hint("install Rust: https://rustup.rs")
+            Expected::new(Exit::Plugin, format!("failed to start cargo: {error}"))
+                .hint("install Rust: https://rustup.rs")
         })?;
     if !run.status.success() {
         return Err(Expected::new(Exit::Plugin, "failed to build: cargo's own words are above")

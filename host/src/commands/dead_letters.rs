@@ -10,13 +10,11 @@ pub(crate) fn dead_letters(arguments: DeadLetters, json: bool) -> Result<(), Exp
     let target = arguments.target;
     match arguments.action {
         DeadLetterAction::List { subscription, topic, cause, limit } => {
-            let mut path = format!("/v1/dead-letters?limit={limit}");
-            for (key, value) in [("subscription", subscription), ("topic", topic), ("cause", cause)] {
-                if let Some(value) = value {
-                    path.push_str(&format!("&{key}={}", path_segment(&value)));
-                }
-            }
-            let answer = target.get(&path)?;
+            let given = [("subscription", subscription), ("topic", topic), ("cause", cause)];
+            let filters = given
+                .into_iter()
+                .filter_map(|(key, value)| value.map(|value| format!("&{key}={}", path_segment(&value))));
+            let answer = target.get(&format!("/v1/dead-letters?limit={limit}{}", filters.collect::<String>()))?;
             if json {
                 output::json(&answer.body);
             } else {
@@ -27,10 +25,8 @@ pub(crate) fn dead_letters(arguments: DeadLetters, json: bool) -> Result<(), Exp
             output::json(&target.get(&format!("/v1/dead-letters/{}", path_segment(&id)))?.body);
         }
         DeadLetterAction::Replay { id, unknown_effects } => {
-            let mut path = format!("/v1/dead-letters/{}/replay", path_segment(&id));
-            if let Some(word) = unknown_effects {
-                path.push_str(&format!("?unknown-effects={}", word.word()));
-            }
+            let decided = unknown_effects.map(|effects| format!("?unknown-effects={}", effects.word()));
+            let path = format!("/v1/dead-letters/{}/replay{}", path_segment(&id), decided.unwrap_or_default());
             let answer = target.post(&path, &[], Vec::new())?;
             if json {
                 output::json(&answer.body);

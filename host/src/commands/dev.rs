@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_millis(150);
 /// Changes that wait while a build is under way. More are one build all the same.
 const CHANGES_MAX: usize = 1024;
 
-pub(crate) fn dev(arguments: Dev) -> Result<(), Expected> {
+pub(crate) fn dev(arguments: &Dev) -> Result<(), Expected> {
     let loaded = config::read(arguments.config.config.as_deref(), &config::environment)?;
     let from_file = loaded.file.is_some();
     let mut config = loaded.config;
@@ -117,13 +117,10 @@ async fn watch(serving: Serving, sources: Vec<PathBuf>, out: PathBuf) -> Result<
 
 /// Which plugins the changes belong to. What Cargo itself writes is not a change.
 fn changed_sources<'a>(sources: &'a [PathBuf], paths: &[PathBuf]) -> BTreeSet<&'a PathBuf> {
-    let generated = |path: &Path| {
-        path.components().any(|part| part.as_os_str() == "target" || part.as_os_str() == "Cargo.lock")
-    };
-    let absolute: Vec<(&PathBuf, PathBuf)> = sources
-        .iter()
-        .map(|source| (source, source.canonicalize().unwrap_or_else(|_| source.clone())))
-        .collect();
+    let generated =
+        |path: &Path| path.components().any(|part| part.as_os_str() == "target" || part.as_os_str() == "Cargo.lock");
+    let absolute: Vec<(&PathBuf, PathBuf)> =
+        sources.iter().map(|source| (source, source.canonicalize().unwrap_or_else(|_| source.clone()))).collect();
     paths
         .iter()
         .filter(|path| !generated(path))
@@ -141,7 +138,9 @@ fn greet(serving: &Serving, sources: &[PathBuf]) {
     output::note("");
     output::note(&format!("Sandpost is up at {base}; it watches the sources of {} plugins.", sources.len()));
     for topic in &serving.topics {
-        output::note(&format!("  publish    curl -d '{{}}' -H 'content-type: application/json' {base}/v1/topics/{topic}/messages"));
+        output::note(&format!(
+            "  publish    curl -d '{{}}' -H 'content-type: application/json' {base}/v1/topics/{topic}/messages"
+        ));
     }
     output::note(&format!("  the mail   curl {base}/v1/mailbox/latest"));
     output::note(&format!("  a message  curl {base}/v1/messages/ID"));
@@ -172,7 +171,7 @@ mod tests {
         let plugin = folder.path().join("p");
         std::fs::create_dir(&plugin).unwrap();
         std::fs::write(plugin.join("plugin.toml"), "").unwrap();
-        assert_eq!(sources(&[folder.path().to_owned()]).unwrap(), [plugin.clone()]);
-        assert_eq!(sources(&[plugin.clone()]).unwrap(), [plugin]);
+        assert_eq!(sources(&[folder.path().to_owned()]).unwrap(), std::slice::from_ref(&plugin));
+        assert_eq!(sources(std::slice::from_ref(&plugin)).unwrap(), [plugin]);
     }
 }

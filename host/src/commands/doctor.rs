@@ -23,10 +23,8 @@ pub(crate) fn doctor(file: Option<&Path>, json: bool) -> Result<(), Expected> {
         .collect();
     let checks = checks(&loaded.config);
     if json {
-        let values: Vec<_> = values
-            .iter()
-            .map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin }))
-            .collect();
+        let values: Vec<_> =
+            values.iter().map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin })).collect();
         let checks: Vec<_> = checks
             .iter()
             .map(|check| json!({ "check": check.what, "ok": check.outcome.is_ok(), "detail": check.detail() }))
@@ -145,8 +143,7 @@ fn name_of(origin: &Origin, file: Option<&Path>) -> String {
 fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
     last == "sha256"
-        || (key.contains(".config.")
-            && ["key", "secret", "token", "password"].iter().any(|word| last.contains(word)))
+        || (key.contains(".config.") && ["key", "secret", "token", "password"].iter().any(|word| last.contains(word)))
 }
 
 #[cfg(test)]
