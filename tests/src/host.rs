@@ -146,21 +146,11 @@ impl Host {
         draining.join().expect("the reader ends").ok();
     }
 
-    /// Starts on the same folder where that cannot succeed; how it ended and what it said.
-    pub fn restart_refused(&self) -> (ExitStatus, String) {
-        let mut child = launch(&self.setup, self.folder.path());
-        let mut errors = child.stderr.take().expect("standard error is piped");
-        let reading = std::thread::spawn(move || {
-            let mut text = String::new();
-            std::io::Read::read_to_string(&mut errors, &mut text).map(|_| text)
-        });
-        let deadline = Instant::now() + PATIENCE;
-        while child.try_wait().expect("the host is a child").is_none() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        child.kill().ok();
-        let status = child.wait().expect("the host ends");
-        (status, reading.join().expect("the reader ends").expect("standard error is text"))
+    /// Starts again where that may fail; how it ended and what it said where it did.
+    pub fn try_restart(&mut self) -> Result<(), (ExitStatus, String)> {
+        let (child, address, log) = try_spawn(&self.setup, self.folder.path())?;
+        (self.child, self.address, self.log) = (child, address, log);
+        Ok(())
     }
 
     /// The process.
@@ -318,13 +308,19 @@ fn launch(setup: &Setup, folder: &Path) -> Child {
         .expect("the program starts")
 }
 
-fn spawn(setup: &Setup, folder: &Path) -> (Child, String, Arc<Mutex<Vec<String>>>) {
+type Spawned = (Child, String, Arc<Mutex<Vec<String>>>);
+
+fn spawn(setup: &Setup, folder: &Path) -> Spawned {
+    try_spawn(setup, folder).unwrap_or_else(|(status, log)| panic!("the host ended with {status}; log: {log}"))
+}
+
+fn try_spawn(setup: &Setup, folder: &Path) -> Result<Spawned, (ExitStatus, String)> {
     let mut child = launch(setup, folder);
     let log = Arc::new(Mutex::new(Vec::new()));
     let lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
     let into = Arc::clone(&log);
     // Ends with the program: the pipe closes.
-    std::thread::spawn(move || {
+    let reading = std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             into.lock().expect("the log").push(line);
         }
@@ -337,10 +333,11 @@ fn spawn(setup: &Setup, folder: &Path) -> (Child, String, Arc<Mutex<Vec<String>>
             line["metadata"]["address"].as_str().map(str::to_owned)
         });
         if let Some(address) = address {
-            return (child, address, log);
+            return Ok((child, address, log));
         }
         if let Some(status) = child.try_wait().expect("the host is a child") {
-            panic!("the host ended with {status}; log: {:#?}", log.lock().expect("the log"));
+            reading.join().expect("the reader ends");
+            return Err((status, log.lock().expect("the log").join("\n")));
         }
         assert!(Instant::now() < deadline, "the host does not serve; log: {:#?}", log.lock().expect("the log"));
         std::thread::sleep(Duration::from_millis(10));
