@@ -1,4 +1,5 @@
-//! The repository's own commands: `cargo xtask dev`, `cargo xtask test`, `cargo xtask lint`.
+//! The repository's own commands: `cargo xtask dev`, `cargo xtask test`, `cargo xtask lint`,
+//! `cargo xtask bench`.
 //!
 //! What a user of the product needs is in `sandpost`; here is only what a checkout needs: the wasm target, the builds in
 //! their order, the checks. No dependencies, so that the first command answers at once.
@@ -14,6 +15,7 @@ Usage: cargo xtask <command>
 
   dev           build everything, run it on embedded defaults with sample data, rebuild plugins that change
   test [ARGS]   all tests: unit, contract, end to end; ARGS go to the end-to-end tests' `cargo test`
+  bench [ARGS]  how fast the release build is, beside floors of the same run; ARGS go to the benchmark, see --help
   lint          formatting, clippy, and the repository's own rules
   help          this text
 ";
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let done = match command.as_str() {
         "dev" => dev(&rest),
         "test" => test(&rest),
+        "bench" => bench(&rest),
         "lint" => lint(),
         "help" | "--help" | "-h" => {
             say(HELP);
@@ -60,7 +63,7 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
     ensure_wasm_target()?;
     step("Building the host");
     cargo(&["build", "--package", "sandpost"])?;
-    tools::build_plugins()?;
+    tools::build_plugins(&repository().join("target/debug/sandpost"))?;
     step("Testing the plugins natively");
     cargo(&["test", "--quiet", "--manifest-path", "plugins/Cargo.toml"])?;
     step("Testing the host, the drivers and the SDK");
@@ -71,6 +74,22 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
     cargo(&end_to_end)?;
     step("All tests passed");
     Ok(())
+}
+
+/// Measures the release build, whose plugins are built first. Builds go where cargo is told to build.
+fn bench(arguments: &[String]) -> Result<(), Failure> {
+    ensure_wasm_target()?;
+    step("Building the host as it is released, and the benchmark");
+    cargo(&["build", "--release", "--package", "sandpost", "--package", "sandpost-bench"])?;
+    let root = repository();
+    let built = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
+    let program = built.join("release/sandpost");
+    tools::build_plugins(&program)?;
+    step("Measuring");
+    let path = |path: std::path::PathBuf| path.display().to_string();
+    let (plugins, guests) = (root.join("target/plugins"), root.join("target/guests"));
+    let first = ["--program", &path(program), "--built-plugins", &path(plugins), "--guests", &path(guests)];
+    tools::become_program(&built.join("release/sandpost-bench"), &first.map(str::to_owned), arguments)
 }
 
 fn lint() -> Result<(), Failure> {

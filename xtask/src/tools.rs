@@ -46,13 +46,13 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<(), Failure> {
     run(Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())).args(arguments))
 }
 
-/// Builds every plugin of the repository, and every guest of the tests, into `target/plugins` and `target/guests`.
-pub(crate) fn build_plugins() -> Result<(), Failure> {
+/// Builds every plugin of the repository, and every guest of the tests, into `target/plugins` and `target/guests`, with
+/// this `sandpost`.
+pub(crate) fn build_plugins(sandpost: &Path) -> Result<(), Failure> {
     let root = repository();
     for (source, out) in [("plugins", "target/plugins"), ("tests/guests", "target/guests")] {
         step(&format!("Building {source}"));
         for folder in folders_with_manifest(&root.join(source))? {
-            let sandpost = root.join("target/debug/sandpost");
             run(Command::new(sandpost).arg("build").arg(&folder).arg("--out").arg(root.join(out)))?;
         }
     }
