@@ -8,6 +8,7 @@
 //! `cargo xtask test` builds what is needed first: the program, the plugins and the guests.
 
 mod client;
+pub mod component;
 mod dice;
 mod host;
 mod reply;

@@ -1,0 +1,6 @@
+;; Computes without end.
+(module
+  ;; @answers
+  ;; @heap
+  (func (export "sandpost:plugin/handler@0.1.0#handle") (param $message i32) (result i32)
+    (loop $again (br $again)) unreachable))

@@ -1,0 +1,8 @@
+;; Imports `cache`, which nobody granted.
+(module
+  (import "sandpost:plugin/cache@0.1.0" "exists" (func $it (param i32 i32 i32)))
+  ;; @answers
+  ;; @heap
+  (func (export "sandpost:plugin/handler@0.1.0#handle") (param $message i32) (result i32)
+    (call $it (i32.const 0) (i32.const 0) (i32.const 4096))
+    (call $ack)))

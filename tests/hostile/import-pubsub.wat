@@ -1,0 +1,8 @@
+;; Imports `pubsub`, which nobody granted.
+(module
+  (import "sandpost:plugin/pubsub@0.1.0" "publish" (func $it (param i32 i32)))
+  ;; @answers
+  ;; @heap
+  (func (export "sandpost:plugin/handler@0.1.0#handle") (param $message i32) (result i32)
+    (call $it (i32.const 8192) (i32.const 4096))
+    (call $ack)))

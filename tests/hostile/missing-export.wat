@@ -1,0 +1,5 @@
+;; Exports nothing.
+(module
+  ;; @answers
+  ;; @heap
+)

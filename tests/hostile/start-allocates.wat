@@ -1,0 +1,7 @@
+;; Takes all memory before it is asked for anything.
+(module
+  ;; @answers
+  ;; @heap
+  (func $begin (loop $more (drop (memory.grow (i32.const 16))) (br $more)))
+  (start $begin)
+  (func (export "sandpost:plugin/handler@0.1.0#handle") (param $message i32) (result i32) (call $ack)))

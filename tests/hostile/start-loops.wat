@@ -1,0 +1,7 @@
+;; Loops before it is asked for anything.
+(module
+  ;; @answers
+  ;; @heap
+  (func $begin (loop $again (br $again)))
+  (start $begin)
+  (func (export "sandpost:plugin/handler@0.1.0#handle") (param $message i32) (result i32) (call $ack)))

@@ -1,0 +1,6 @@
+;; Divides by nothing.
+(module
+  ;; @answers
+  ;; @heap
+  (func (export "sandpost:plugin/handler@0.1.0#handle") (param $message i32) (result i32)
+    (i32.div_u (i32.const 1) (i32.load (i32.const 4096)))))

@@ -1,0 +1,347 @@
+//! Hostile guests: one component a behaviour, in the real program, each on its own topic. Each ends with its named reason
+//! within its stated bound, leaves no memory behind, and another topic's messages keep flowing beside it.
+//!
+//! In CI (about 20 s): ends, bounds, memory over two series, progress of another topic. With `SANDPOST_LONG=1` also that
+//! topic's latency alone and beside each guest, as a table on standard output (`--nocapture`); see
+//! `docs/reliability.md`.
+
+mod table;
+
+use sandpost_tests::component::Workshop;
+use sandpost_tests::{Client, Host, Setup};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use table::{End, Guest, guests, source};
+
+/// Beyond the deadline of its call a guest gets the host's own grace of a second; the rest is for a machine at work.
+const GRACE_MS: u64 = 1000 + 1500;
+/// A deployment that is refused is refused within this: the look at the folder, compiling, the guest's own limits in the
+/// trial, all other refused files before it.
+const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+/// What the process may be larger after the second series than after the first: the allocator's own keeping, and what the
+/// logs and caches of a young process still take.
+const MEMORY_MARGIN_BYTES: u64 = 24 << 20;
+/// Another topic comes at least this far beside all guests at once, of what it does alone.
+const PROGRESS_SHARE: usize = 10;
+/// How often each guest runs in one series.
+const MESSAGES: usize = 2;
+
+/// A host with every guest that goes live, `steady` for another topic, and `quiet` for what guests publish.
+fn host(workshop: &Workshop, guests: &[Guest], folder: &tempfile::TempDir) -> Host {
+    let mut setup = Setup { grants_configured: true, ..Setup::default() };
+    let config = &mut setup.config;
+    config.push_str("[sql.second]\ndriver = \"embedded\"\n[email]\nfrom = \"noreply@example.com\"\n");
+    let mut subscribe = |name: &str, plugin: &str, concurrency: usize| {
+        write!(
+            config,
+            "[subscriptions.{name}]\ntopic = \"{name}\"\nplugin = \"{plugin}\"\nconcurrency = {concurrency}\n\
+             [subscriptions.{name}.retry]\nattempts_max = 1\n"
+        )
+        .expect("a string takes everything");
+    };
+    subscribe("steady", "steady", 4);
+    subscribe("quiet", "steady", 1);
+    for guest in guests {
+        subscribe(guest.name, guest.name, if matches!(guest.end, End::Endless) { 1 } else { 4 });
+    }
+    let steady = "cache = [{ prefix = \"\", access = \"read-write\" }]";
+    write!(config, "[plugins.steady.grants]\n{steady}\n").expect("a string takes everything");
+    for guest in guests {
+        write!(config, "[plugins.{}.grants]\n{}\n", guest.name, guest.given).expect("a string takes everything");
+    }
+    let put = |name: &str, bytes: Vec<u8>| {
+        let file = folder.path().join(format!("{name}.wasm"));
+        std::fs::write(&file, bytes).expect("the file is written");
+        file
+    };
+    let component = workshop.component(&source("tame"), sandpost_tests::component::World::Handler, &[]);
+    let manifest = format!("name = \"steady\"\nversion = \"1.0.0\"\n[grants]\n{steady}\n");
+    setup.plugins.push(put("steady", sandpost_tests::component::with_manifest(&component, &manifest)));
+    for guest in guests {
+        let file = put(guest.name, guest.file(workshop));
+        if guest.runs() {
+            setup.plugins.push(file);
+        }
+    }
+    Host::start(setup)
+}
+
+#[test]
+fn every_guest_has_a_row_and_every_row_a_guest() {
+    let texts: BTreeSet<String> = std::fs::read_dir(table::folder())
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").path().file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    let guests = guests();
+    let mut rows: BTreeSet<String> = guests.iter().map(|guest| guest.source.to_owned()).collect();
+    rows.insert("tame".to_owned());
+    assert_eq!(texts, rows, "texts in tests/hostile/ and rows of tests/tests/hostile/table.rs");
+    let names: BTreeSet<&str> = guests.iter().map(|guest| guest.name).collect();
+    assert_eq!(names.len(), guests.len(), "two rows have one name");
+}
+
+#[test]
+fn each_ends_with_its_named_reason_inside_its_bound_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let guests = guests();
+    let host = host(&Workshop::default(), &guests, &folder);
+    let mut failures = Vec::new();
+    let mut memory = Vec::new();
+    for _series in 0..2 {
+        refuse_all(&host, &guests, &folder, &mut failures);
+        for guest in guests.iter().filter(|guest| guest.runs() && !matches!(guest.end, End::Endless)) {
+            let ids: Vec<String> = (0..MESSAGES).map(|_| host.publish(guest.name, "{}")).collect();
+            for id in ids {
+                if let Err(what) = ends(&host, guest, &id) {
+                    failures.push(format!("{}: {what}", guest.name));
+                }
+            }
+        }
+        let id = host.publish("steady", "{}");
+        host.until_step(&id, "acknowledged");
+        memory.push(resident_bytes(&host));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(memory[1] <= memory[0] + MEMORY_MARGIN_BYTES, "resident bytes after each series: {memory:?}");
+    println!("resident MiB after each series: {:?}", memory.iter().map(|bytes| bytes >> 20).collect::<Vec<_>>());
+
+    let flood: usize = (host.log().iter().map(Value::to_string))
+        .filter(|line| line.contains("log-flood") && line.contains("xxxxxxxx"))
+        .map(|line| line.len())
+        .sum();
+    let most = 2 * MESSAGES * (64 * 1024 + 4096);
+    assert!(flood > 0 && flood <= most, "the flood of log lines came to {flood} bytes; at most {most}");
+    let quiet = host.get("/metrics").text;
+    assert!(!quiet.contains("topic=\"orders-own\""), "a probe published");
+}
+
+/// Puts every file that must not serve into the folder, and waits until each is refused for its reason.
+fn refuse_all(host: &Host, guests: &[Guest], folder: &tempfile::TempDir, failures: &mut Vec<String>) {
+    let refusals = || -> BTreeMap<String, (String, String)> {
+        let plugins = host.get("/v1/plugins").json()["plugins"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let refused = plugins.iter().filter(|plugin| plugin["refused"].is_object());
+        refused
+            .map(|plugin| {
+                let refused = &plugin["refused"];
+                (text(&plugin["name"]), (text(&refused["refused_at"]), text(&refused["reason"])))
+            })
+            .collect()
+    };
+    let before = refusals();
+    let since = Instant::now();
+    for guest in guests.iter().filter(|guest| !guest.runs()) {
+        host.deploy(&folder.path().join(format!("{}.wasm", guest.name)));
+    }
+    for guest in guests {
+        let End::Refused(step, part) = guest.end else { continue };
+        let reason = loop {
+            let now = refusals();
+            match now.get(guest.name) {
+                Some((at, reason)) if before.get(guest.name).is_none_or(|(before, _)| before != at) => {
+                    break reason.clone();
+                }
+                _ if since.elapsed() > REFUSED_WITHIN => break "not refused in time".to_owned(),
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        if !(reason.starts_with(&format!("{step}: ")) && reason.contains(part)) {
+            failures.push(format!("{}: expected {step}, …{part}…; got: {reason}", guest.name));
+        }
+    }
+    let plugins = host.get("/v1/plugins").json();
+    for plugin in plugins["plugins"].as_array().into_iter().flatten() {
+        let name = plugin["name"].as_str().unwrap_or_default();
+        if guests.iter().any(|guest| guest.name == name && !guest.runs()) && plugin["live"].is_object() {
+            failures.push(format!("{name}: is live"));
+        }
+    }
+}
+
+/// Waits for the message's end; what is wrong about it.
+fn ends(host: &Host, guest: &Guest, id: &str) -> Result<(), String> {
+    let steps = host.eventually(&format!("{} ends", guest.name), || {
+        let reply = host.get(&format!("/v1/messages/{id}"));
+        let steps = if reply.status == 200 { reply.json()["steps"].as_array().cloned() } else { None };
+        let steps = steps.unwrap_or_default();
+        if find(&steps, &["acknowledged", "dead-lettered"]).is_some() { Ok(steps) } else { Err(format!("{steps:?}")) }
+    });
+    let last = find(&steps, &["acknowledged", "dead-lettered"]).ok_or("no end")?;
+    let detail = last["detail"].as_str().unwrap_or_default();
+    let began = find(&steps, &["started"]).ok_or("it never started")?;
+    let took_ms = milliseconds(last).saturating_sub(milliseconds(began));
+    if took_ms > guest.deadline_ms + GRACE_MS {
+        return Err(format!("took {took_ms} ms; its deadline is {} ms", guest.deadline_ms));
+    }
+    let fits = match guest.end {
+        End::Acknowledges => last["step"] == "acknowledged",
+        End::Rejects(part) => detail.starts_with("rejected: ") && detail.contains(part),
+        End::Fault(kind, part) => detail.starts_with(&format!("attempts-exhausted: {kind}: ")) && detail.contains(part),
+        End::Refused(..) | End::Endless => false,
+    };
+    if fits { Ok(()) } else { Err(format!("expected {:?}; got {} {detail}", guest.end, last["step"])) }
+}
+
+fn find<'a>(steps: &'a [Value], any: &[&str]) -> Option<&'a Value> {
+    steps.iter().find(|step| step["step"].as_str().is_some_and(|step| any.contains(&step)))
+}
+
+/// Milliseconds of the day of a step.
+fn milliseconds(step: &Value) -> u64 {
+    let time = step["at"].as_str().expect("a time");
+    let of_day = &time["2026-01-01T".len()..];
+    let number = |from: usize, length: usize| of_day[from..from + length].parse::<u64>().expect("a number");
+    ((number(0, 2) * 60 + number(3, 2)) * 60 + number(6, 2)) * 1000 + number(9, 3)
+}
+
+fn resident_bytes(host: &Host) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).expect("the process");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") * 1024
+}
+
+/// Publishes to `steady` one after the other, each once the one before is acknowledged, for this long: how long each took
+/// from the request to the acknowledgement that was seen.
+fn flow(host: &Host, during: Duration) -> Vec<Duration> {
+    let client = Client::new(host.address());
+    let end = Instant::now() + during;
+    let mut took = Vec::new();
+    while Instant::now() < end {
+        let since = Instant::now();
+        let reply = client.post("/v1/topics/steady/messages", &[], "{}").expect("an answer");
+        assert_eq!(reply.status, 202, "{reply:?}");
+        let path = format!("/v1/messages/{}", reply.json()["id"].as_str().expect("an id"));
+        loop {
+            let history = client.get(&path).expect("an answer");
+            if history.text.contains("\"acknowledged\"") {
+                break;
+            }
+            assert!(since.elapsed() < Duration::from_secs(60), "{history:?}");
+        }
+        took.push(since.elapsed());
+    }
+    took
+}
+
+/// Keeps guests at work until it is told to stop: never more than a few messages of each are waiting.
+fn torment(host: &Host, names: &[&str], stop: &AtomicBool) -> usize {
+    let client = Client::new(host.address());
+    let published = AtomicUsize::new(0);
+    while !stop.load(Ordering::Relaxed) {
+        for name in names {
+            let reply = client.post(&format!("/v1/topics/{name}/messages"), &[], "{}").expect("an answer");
+            assert_eq!(reply.status, 202, "{reply:?}");
+            published.fetch_add(1, Ordering::Relaxed);
+        }
+        // The slowest guests take 300 ms, four at a time.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    published.into_inner()
+}
+
+/// What flows beside these guests.
+fn flow_beside(host: &Host, names: &[&str], during: Duration) -> (Vec<Duration>, usize) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let tormenting = scope.spawn(|| torment(host, names, &stop));
+        let took = flow(host, during);
+        stop.store(true, Ordering::Relaxed);
+        (took, tormenting.join().expect("the publisher ends"))
+    })
+}
+
+#[test]
+fn another_topic_flows_beside_all_of_them_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let guests: Vec<Guest> = guests().into_iter().filter(Guest::runs).collect();
+    let host = host(&Workshop::default(), &guests, &folder);
+    let names: Vec<&str> =
+        guests.iter().filter(|guest| !matches!(guest.end, End::Endless)).map(|guest| guest.name).collect();
+    let window = Duration::from_millis(1500);
+    flow(&host, Duration::from_millis(200));
+    let before = flow(&host, window).len();
+    let (beside, published) = flow_beside(&host, &names, window);
+    // What the machine did otherwise meanwhile is in one of both, and the smaller one counts.
+    let alone = before.min(flow(&host, window).len());
+    println!("alone {alone} messages, beside {published} hostile ones {}", beside.len());
+    assert!(published >= names.len(), "every guest ran");
+    assert!(beside.len() * PROGRESS_SHARE >= alone, "{} messages beside, {alone} alone", beside.len());
+}
+
+#[test]
+fn what_publishes_to_itself_is_seen_and_ended_by_a_swap() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let guests: Vec<Guest> = guests().into_iter().filter(|guest| matches!(guest.end, End::Endless)).collect();
+    let workshop = Workshop::default();
+    let host = host(&workshop, &guests, &folder);
+    host.publish("publish-to-itself", "{}");
+    let backlog = |least: f64| {
+        let metrics = host.get("/metrics").text;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("sandpost_backlog") && line.contains("publish-to-itself"))
+            .unwrap_or_default()
+            .to_owned();
+        let value: f64 = line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(-1.0);
+        if value >= least { Ok(value) } else { Err(line) }
+    };
+    host.eventually("the backlog shows", || backlog(3.0));
+    let id = host.publish("steady", "{}");
+    host.until_step(&id, "acknowledged");
+    // The operator's answer: another version of the same plugin, which takes what waits and publishes nothing.
+    let tame = workshop.component(
+        "(module ;; @answers\n ;; @heap\n (func (export \"sandpost:plugin/handler@0.1.0#handle\") (param i32) (result i32) (call $ack)))",
+        sandpost_tests::component::World::Handler,
+        &[],
+    );
+    let file = folder.path().join("publish-to-itself.wasm");
+    std::fs::write(
+        &file,
+        sandpost_tests::component::with_manifest(&tame, "name = \"publish-to-itself\"\nversion = \"2.0.0\"\n"),
+    )
+    .expect("the file is written");
+    host.deploy(&file);
+    let last = host.publish("publish-to-itself", "{}");
+    host.until_step(&last, "acknowledged");
+}
+
+#[test]
+fn the_other_topics_latency() {
+    if std::env::var_os("SANDPOST_LONG").is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let guests: Vec<Guest> =
+        guests().into_iter().filter(|guest| guest.runs() && !matches!(guest.end, End::Endless)).collect();
+    let host = host(&Workshop::default(), &guests, &folder);
+    let window = Duration::from_secs(4);
+    flow(&host, Duration::from_secs(3));
+    let mut alone: Vec<Duration> = Vec::new();
+    let mut rows = Vec::new();
+    for guest in &guests {
+        // Alone before each one, so that what the machine does otherwise falls on both.
+        alone.extend(flow(&host, Duration::from_millis(1500)));
+        let (mut beside, published) = flow_beside(&host, &[guest.name], window);
+        rows.push((guest.name, published, percentiles(&mut beside)));
+        std::thread::sleep(Duration::from_millis(guest.deadline_ms));
+    }
+    let (p50, p99, count) = percentiles(&mut alone);
+    println!(
+        "| beside | hostile messages | messages | p50 ms | p99 ms | p99 against alone |\n| --- | --- | --- | --- | --- | --- |"
+    );
+    println!("| nothing | 0 | {count} | {p50:.2} | {p99:.2} | |");
+    for (name, published, (beside_p50, beside_p99, count)) in rows {
+        let change = (beside_p99 / p99 - 1.0) * 100.0;
+        println!("| {name} | {published} | {count} | {beside_p50:.2} | {beside_p99:.2} | {change:+.0} % |");
+    }
+}
+
+/// Median and 99th percentile in milliseconds, and how many there were.
+fn percentiles(took: &mut [Duration]) -> (f64, f64, usize) {
+    took.sort_unstable();
+    let at = |share: usize| took[(took.len() * share / 100).min(took.len() - 1)].as_secs_f64() * 1000.0;
+    (at(50), at(99), took.len())
+}
