@@ -5,6 +5,7 @@
 //!
 //! Invariants
 //! - A file is judged once it stopped changing; written on, it is judged again. A file that is half there never serves.
+//!   One that was renamed into its place is whole, and is judged at once.
 //! - A broken file at start falls back to the version that was live last.
 //! - One plugin, one file: a second file with the same plugin is refused as long as the first is there.
 //! - A file that is gone retires its plugin; what is in flight ends.
@@ -14,16 +15,18 @@
 use crate::artifact::ArtifactError;
 use crate::deploy::{Deployed, Deployer, Prepared, Refused, Step};
 use futures_util::StreamExt;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{ModifyKind, RenameMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use sandpost_message::PluginName;
 use sandpost_telemetry::events::runtime as events;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Files that are looked at. More is a wrong folder.
 const FILES_MAX: usize = 1000;
@@ -36,7 +39,7 @@ const PREPARE_PARALLEL: usize = 4;
 pub struct FolderConfig {
     /// The folder. Default `plugins`.
     pub path: PathBuf,
-    /// How long a file must not have changed before it is judged. Default 75.
+    /// How long a file must not have changed before it is judged, unless it was renamed into its place. Default 75.
     pub settle_ms: u64,
     /// How often the folder is looked at without an event, for file systems that send none. Default 2000.
     pub rescan_ms: u64,
@@ -79,6 +82,32 @@ pub struct Folder {
     /// Ends with the folder.
     _watcher: RecommendedWatcher,
     changes: mpsc::Receiver<()>,
+    arrived: Arc<Arrived>,
+}
+
+/// Names of files that were renamed into the folder since they were last looked at.
+#[derive(Default)]
+struct Arrived {
+    names: Mutex<BTreeSet<OsString>>,
+    some: Notify,
+}
+
+impl Arrived {
+    /// Notes what such an event names. More than can be plugins is not noted, and waits as any other file does.
+    fn note(&self, event: &notify::Event) {
+        if !matches!(event.kind, EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both))) {
+            return;
+        }
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() < FILES_MAX {
+            names.extend(event.paths.last().and_then(|path| path.file_name()).map(OsStr::to_owned));
+            self.some.notify_one();
+        }
+    }
+
+    fn take(&self) -> BTreeSet<OsString> {
+        std::mem::take(&mut *self.names.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What is known of one file.
@@ -108,11 +137,16 @@ impl Folder {
     pub async fn open(config: FolderConfig, deployer: Arc<Deployer>) -> Result<Self, FolderError> {
         let (changed, changes) = mpsc::channel(1);
         let unwatchable = |source| FolderError::Unwatchable { path: config.path.clone(), source };
+        let arrived = Arc::new(Arrived::default());
+        let noted = arrived.clone();
         // Before the first look, so that no change falls in between.
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Looking at files is an event too, and so is what we do ourselves.
-            if event.is_ok_and(|event| event.kind.is_access()) {
-                return;
+            if let Ok(event) = event {
+                // Looking at files is an event too, and so is what we do ourselves.
+                if event.kind.is_access() {
+                    return;
+                }
+                noted.note(&event);
             }
             // One is enough: full means that a look is due anyway.
             changed.try_send(()).unwrap_or_default();
@@ -122,7 +156,7 @@ impl Folder {
             look(&config.path).await.map_err(|source| FolderError::Unreadable { path: config.path.clone(), source })?;
         watcher.watch(&config.path, RecursiveMode::NonRecursive).map_err(unwatchable)?;
 
-        let mut folder = Self { config, deployer, files: BTreeMap::new(), _watcher: watcher, changes };
+        let mut folder = Self { config, deployer, files: BTreeMap::new(), _watcher: watcher, changes, arrived };
         folder.start(found).await;
         Ok(folder)
     }
@@ -137,10 +171,11 @@ impl Folder {
                 () = &mut stop => return,
                 _change = tokio::time::timeout(rescan, self.changes.recv()) => {}
             }
-            // As long as something moves; each round begins with a rest.
+            // As long as something moves; each round begins with a rest, but for what is known to be whole.
             loop {
                 tokio::select! {
                     () = &mut stop => return,
+                    () = self.arrived.some.notified() => {}
                     () = tokio::time::sleep(settle) => {}
                 }
                 let settled = tokio::select! {
@@ -190,6 +225,8 @@ impl Folder {
 
     /// One look. Whether nothing moved since the last one, so that all there is to judge was judged.
     async fn round(&mut self) -> bool {
+        // Before the look: what arrives behind it is seen by the next one.
+        let arrived = self.arrived.take();
         let found = match look(&self.config.path).await {
             Ok(found) => found,
             Err(error) => {
@@ -208,7 +245,9 @@ impl Folder {
             let Some(file) = self.files.get_mut(&path) else { continue };
             if std::mem::replace(&mut file.seen, now) != now {
                 settled = false;
-                continue;
+                if now.is_none() || !path.file_name().is_some_and(|name| arrived.contains(name)) {
+                    continue;
+                }
             }
             match now {
                 None => {

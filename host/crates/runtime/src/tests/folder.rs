@@ -55,6 +55,22 @@ impl Watched {
     }
 }
 
+/// A file that is renamed into its place does not wait; one that is written there does.
+#[tokio::test]
+async fn what_was_renamed_into_its_place_is_judged_at_once() {
+    let host = Setup::default().host();
+    let plugins = tempfile::tempdir().unwrap();
+    // So long that only a file that need not settle is live before the test gives up.
+    let config = FolderConfig { path: plugins.path().to_owned(), settle_ms: 3_600_000, rescan_ms: 3_600_000 };
+    let folder = Folder::open(config, Arc::clone(&host.deployer)).await.unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(folder.watch(async move { drop(stopped.await) }));
+    let watched = Watched { host, plugins, stop: Some(stop), task: Some(task) };
+    watched.replace("guest.wasm", &versioned("guest", "1.0.0"));
+    watched.serves("guest", Some("1.0.0")).await;
+    watched.end().await;
+}
+
 #[tokio::test]
 async fn files_are_deployed_as_they_come_change_and_go() {
     let plugins = tempfile::tempdir().unwrap();
