@@ -191,10 +191,11 @@ fn repeat(client: &Client, books: &Mutex<Books>) {
 fn setup(users: u64) -> Setup {
     let shipped = Setup::shipped();
     let subscription = |name: &str, topic: &str, plugin: &str| {
-        // A kill counts as an attempt, and no message shall end because of it; a retry comes soon.
+        // A kill counts as an attempt, and no message shall end because of it. A retry comes soon, and
+        // late enough for a kill between the effect and the next attempt.
         format!(
             "[subscriptions.{name}]\ntopic = \"{topic}\"\nplugin = \"{plugin}\"\n\
-             [subscriptions.{name}.retry]\nattempts_max = 1000\nbackoff_min_ms = 20\nbackoff_max_ms = 100\n"
+             [subscriptions.{name}.retry]\nattempts_max = 1000\nbackoff_min_ms = 200\nbackoff_max_ms = 400\n"
         )
     };
     let config = format!(
