@@ -317,16 +317,16 @@ fn the_other_topics_latency() {
     let guests: Vec<Guest> =
         guests().into_iter().filter(|guest| guest.runs() && !matches!(guest.end, End::Endless)).collect();
     let host = host(&Workshop::default(), &guests, &folder);
-    let window = Duration::from_secs(4);
+    let window = Duration::from_millis(2500);
     flow(&host, Duration::from_secs(3));
     let mut alone: Vec<Duration> = Vec::new();
     let mut rows = Vec::new();
     for guest in &guests {
         // Alone before each one, so that what the machine does otherwise falls on both.
-        alone.extend(flow(&host, Duration::from_millis(1500)));
+        alone.extend(flow(&host, Duration::from_secs(1)));
         let (mut beside, published) = flow_beside(&host, &[guest.name], window);
         rows.push((guest.name, published, percentiles(&mut beside)));
-        std::thread::sleep(Duration::from_millis(guest.deadline_ms));
+        std::thread::sleep(Duration::from_millis(500));
     }
     let (p50, p99, count) = percentiles(&mut alone);
     println!(
