@@ -5,6 +5,7 @@
 
 use crate::block_on;
 use crate::memory::NoPlugins;
+use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response};
 use sandpost_embedded_store::Config as StoreConfig;
@@ -41,17 +42,19 @@ pub fn http(data: &[u8]) {
             clock,
             render_metrics: Arc::new(|| "up 1\n".to_owned()),
         });
+        // Once an input: describing every route takes longer than a request.
+        let router = ingress.router();
         for raw in split(data, b"\n%%\n").take(REQUESTS_MAX) {
             let Some(request) = request(raw) else { continue };
-            exchange(&ingress, request).await;
+            exchange(&router, request).await;
         }
         store.close().await;
     });
 }
 
-async fn exchange(ingress: &Ingress, request: Request<Body>) {
+async fn exchange(router: &Router, request: Request<Body>) {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let answer = ingress.router().oneshot(request).await.expect("the router has no error");
+    let answer = router.clone().oneshot(request).await.expect("the router has no error");
     let (status, headers, body) = read(answer).await;
     let shown = String::from_utf8_lossy(&body);
     assert!(status < 500, "{method} {path}: {status} {shown}");
@@ -73,7 +76,7 @@ async fn exchange(ingress: &Ingress, request: Request<Body>) {
         let accepted: serde_json::Value = serde_json::from_slice(&body).expect("what was accepted is told in JSON");
         let id = accepted["id"].as_str().expect("with its id");
         let history = Request::get(format!("/v1/messages/{id}")).body(Body::empty()).unwrap();
-        let answer = ingress.router().oneshot(from_here(history)).await.expect("the router has no error");
+        let answer = router.clone().oneshot(from_here(history)).await.expect("the router has no error");
         let (status, _, body) = read(answer).await;
         assert_eq!(status, 200, "accepted, and yet not there: {}", String::from_utf8_lossy(&body));
     }

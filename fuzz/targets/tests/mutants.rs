@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Inputs a target in a short run.
-const SHORT: u64 = 150;
+const SHORT: u64 = 60;
 /// Seconds a target in a long one.
 const LONG_SECONDS: u64 = 30;
 /// Changes of one input.

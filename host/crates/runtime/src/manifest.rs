@@ -233,7 +233,11 @@ pub fn embed(component: &[u8], manifest: &str) -> Result<Vec<u8>, ManifestError>
     embedded.push(0);
     leb128(&mut embedded, payload.len());
     embedded.extend_from_slice(&payload);
-    Ok(embedded)
+    // A last section that claims more bytes than the file has would swallow ours, and whatever else is appended.
+    match text(&embedded) {
+        Ok(found) if found == manifest => Ok(embedded),
+        _ => Err(ManifestError::NotComponent("its last section is longer than the file".to_owned())),
+    }
 }
 
 /// The manifest's text inside a component.
@@ -357,6 +361,14 @@ mod tests {
         for bytes in [&b""[..], b"hello", &EMPTY[..6], b"\0asm\x01\0\0\0", &[EMPTY, &[0, 200]].concat()] {
             assert!(matches!(read(bytes), Err(ManifestError::NotComponent(_))), "{bytes:?}: {:?}", read(bytes));
         }
+    }
+
+    #[test]
+    fn a_section_that_is_longer_than_the_file_does_not_swallow_the_manifest() {
+        // A nested module whose section says 9 bytes where 8 are left: found by fuzzing.
+        let torn = b"\0asm\x0d\0\x01\0\x01\x09\0asm\x01\0\0\0";
+        let error = embed(torn, PLAIN).unwrap_err();
+        assert_eq!(error, ManifestError::NotComponent("its last section is longer than the file".to_owned()));
     }
 
     #[test]
