@@ -171,8 +171,8 @@ fn a_stuck_subscription_does_not_slow_another() {
         alone[half], alone[tenth], beside[half], beside[tenth]
     );
     // Generous for a machine that does other things too; waiting for one stuck handler would be up to 2 000 ms.
-    assert!(beside[half] <= 2 * alone[half] + 50, "the median: {alone:?} alone, {beside:?} beside");
-    assert!(beside[tenth] <= 2 * alone[tenth] + 200, "the tenth: {alone:?} alone, {beside:?} beside");
+    assert!(beside[half] <= 3 * alone[half] + 50, "the median: {alone:?} alone, {beside:?} beside");
+    assert!(beside[tenth] <= 3 * alone[tenth] + 400, "the tenth: {alone:?} alone, {beside:?} beside");
 }
 
 #[test]
