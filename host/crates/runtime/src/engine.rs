@@ -9,6 +9,8 @@
 //! - Guests run on the guest threads alone, which have neither timers nor sockets: whatever a guest waits for belongs to
 //!   the I/O runtime, whose context each of its polls is in. A spinning guest starves no timer.
 //! - Epochs advance every [`TICK`]; a guest that computes gives its thread away at each.
+//! - A guest that computed for longer than [`QUICK`] goes on among the long ones, on threads of their own and of lower
+//!   priority: however many compute without end, the quick ones wait behind none of them.
 //! - At most `instances_max` calls are at work, and beside them a share for templates that they render: a call that
 //!   waits for a template cannot be what the template waits for.
 //!
@@ -32,6 +34,14 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 /// How often guests are interrupted. Long enough to cost nothing, short enough that sharing a thread is not felt.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 
+/// What a guest may compute among the quick ones. Handlers that wait for services take a fraction of it; more than a tick
+/// cannot be noticed earlier.
+pub(crate) const QUICK: Duration = TICK;
+/// How much further back long guests stand in the system's queue for a processor, from 0 to 19. At 10 a thread gets a
+/// tenth of what a quick one gets where both want all of it, and all of it where nobody else wants it.
+#[cfg(target_os = "linux")]
+const LONG_NICE: i32 = 10;
+
 /// Linear memory that a slot keeps between two calls, where the page map can be scanned. Measured: over it resets are
 /// system calls again, and two threads are no faster than one.
 const MEMORY_KEEP_RESIDENT_BYTES: usize = 1024 * 1024;
@@ -51,7 +61,7 @@ const RENDER_SHARE: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
-    /// Threads that guests run on; 0 for one a core. Default 0.
+    /// Threads that guests run on, and as many again for those that compute for long; 0 for one a core. Default 0.
     pub threads: usize,
     /// Calls at work at once. Each reserves address space, and memory once it was used. Default 1000.
     pub instances_max: usize,
@@ -105,8 +115,14 @@ pub struct Engine {
     calls: Arc<Semaphore>,
     renders: Arc<Semaphore>,
     io: Handle,
-    guests: Option<Runtime>,
+    guests: Option<Lanes>,
     _ticker: Ticker,
+}
+
+/// Where guests run.
+struct Lanes {
+    quick: Runtime,
+    long: Runtime,
 }
 
 /// What an instance is for.
@@ -135,6 +151,9 @@ impl Engine {
         if config.instances_max == 0 || config.instances_max > INSTANCES_CEILING {
             return Err(EngineError::Config("`instances_max` is between 1 and 100000"));
         }
+        if config.threads > THREADS_CEILING {
+            return Err(EngineError::Config("`threads` is at most 1024"));
+        }
         if config.stack_max_bytes < STACK_FLOOR_BYTES {
             return Err(EngineError::Config("`stack_max_bytes` is at least 65536"));
         }
@@ -148,12 +167,10 @@ impl Engine {
             .map_err(failed)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
 
-        let mut threads = Builder::new_multi_thread();
-        threads.thread_name("sandpost-guest");
-        if config.threads > 0 {
-            threads.worker_threads(config.threads);
-        }
-        let guests = threads.build().map_err(EngineError::Threads)?;
+        let guests = Lanes {
+            quick: threads(&config, "sandpost-guest").build().map_err(EngineError::Threads)?,
+            long: threads(&config, "sandpost-long").on_thread_start(step_back).build().map_err(EngineError::Threads)?,
+        };
         let ticker = Ticker::start(wasmtime.weak()).map_err(EngineError::Threads)?;
         Ok(Self {
             wasmtime,
@@ -184,9 +201,14 @@ impl Engine {
         &self.io
     }
 
-    /// Where guests are spawned; none while the engine is being dropped.
-    pub(crate) fn guests(&self) -> Option<&Handle> {
-        self.guests.as_ref().map(Runtime::handle)
+    /// Where guests begin; none while the engine is being dropped.
+    pub(crate) fn quick(&self) -> Option<&Handle> {
+        self.guests.as_ref().map(|lanes| lanes.quick.handle())
+    }
+
+    /// Where guests go on that computed for longer than [`QUICK`]; none while the engine is being dropped.
+    pub(crate) fn long(&self) -> Option<&Handle> {
+        self.guests.as_ref().map(|lanes| lanes.long.handle())
     }
 
     /// Waits for a place in the pool, `wait` at most and never longer than `instance_wait_ms`.
@@ -213,16 +235,36 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         // Waiting for guests here could block an I/O thread; they end at their next yield.
-        if let Some(guests) = self.guests.take() {
-            guests.shutdown_background();
+        if let Some(Lanes { quick, long }) = self.guests.take() {
+            quick.shutdown_background();
+            long.shutdown_background();
         }
     }
 }
 
 /// Over it the reservation of address space cannot be had on any machine.
 const INSTANCES_CEILING: usize = 100_000;
+/// More than any machine has cores; each has a stack of its own.
+const THREADS_CEILING: usize = 1024;
 /// Less than this and no compiled language's start-up code runs.
 const STACK_FLOOR_BYTES: usize = 64 * 1024;
+
+/// A runtime without timers and sockets.
+fn threads(config: &EngineConfig, name: &str) -> Builder {
+    let mut threads = Builder::new_multi_thread();
+    threads.thread_name(name);
+    if config.threads > 0 {
+        threads.worker_threads(config.threads);
+    }
+    threads
+}
+
+/// Puts this thread behind the others. Where the system does not let it, the long ones are as quick as the others.
+fn step_back() {
+    // Linux alone does this for one thread.
+    #[cfg(target_os = "linux")]
+    rustix::process::setpriority_process(None, LONG_NICE).unwrap_or_default();
+}
 
 fn wasmtime_config(config: &EngineConfig, slots: usize) -> Config {
     let slots = u32::try_from(slots).unwrap_or(u32::MAX);

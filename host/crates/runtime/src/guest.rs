@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::AsyncWrite;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -139,6 +140,11 @@ impl CpuMeter {
     pub(crate) fn now_ns(&self) -> u64 {
         let since = self.0.since_ns.load(Ordering::Relaxed);
         self.0.spent_ns.load(Ordering::Relaxed).saturating_add(thread_cpu_ns().saturating_sub(since))
+    }
+
+    /// In all polls that have ended.
+    pub(crate) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.0.spent_ns.load(Ordering::Relaxed))
     }
 
     /// A poll begins, on this thread.

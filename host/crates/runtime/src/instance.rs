@@ -1,6 +1,6 @@
 //! One call of one guest: a fresh instance, its limits, and how it ended.
 //!
-//! The guest is a task on the guest threads. Its deadline is a timer of the I/O runtime inside that task, so that even
+//! The guest is a task on the guest threads; once it has computed for longer than most, on those for long ones. Its deadline is a timer of the I/O runtime inside that task, so that even
 //! then what the call left behind is known; a second, later one outside ends a task that does not yield.
 //!
 //! Invariants
@@ -13,7 +13,7 @@
 //! Not here: what is linked to the guest (`interfaces`), who calls (`version`).
 
 use crate::Limits;
-use crate::engine::{Engine, Purpose};
+use crate::engine::{Engine, Purpose, QUICK};
 use crate::guest::{Capture, CpuMeter, Guest, Output};
 use futures_util::future::BoxFuture;
 use sandpost_interfaces::bindings::{HandlerPluginIndices, TemplatePluginIndices};
@@ -92,7 +92,7 @@ pub(crate) async fn run<R: Send + 'static>(
         Ok(slot) => slot,
         Err(fault) => return fault.into(),
     };
-    let Some(guests) = engine.guests() else {
+    let (Some(quick), Some(long)) = (engine.quick(), engine.long()) else {
         return Fault::new(FaultKind::Stopped, "the engine has stopped").into();
     };
     let deadline = plan.deadline;
@@ -107,8 +107,13 @@ pub(crate) async fn run<R: Send + 'static>(
             ended
         }
     });
-    let mut task = EndOnDrop(guests.spawn(guest.in_current_span()));
-    match tokio::time::timeout(deadline.saturating_add(GRACE), &mut task.0).await {
+    let running = async {
+        match EndOnDrop(quick.spawn(FirstSlice(Some(guest)).in_current_span())).await? {
+            Slice::Ended(ended) => Ok(ended),
+            Slice::Longer(guest) => EndOnDrop(long.spawn(guest.in_current_span())).await,
+        }
+    };
+    match tokio::time::timeout(deadline.saturating_add(GRACE), running).await {
         Ok(Ok(ended)) => ended,
         Ok(Err(error)) if error.is_panic() => {
             Fault::new(FaultKind::Host, "the host's own code failed in this call").into()
@@ -201,8 +206,41 @@ impl<F> Drop for Contained<F> {
     }
 }
 
+/// A guest until it has ended, or has computed for longer than a quick one.
+struct FirstSlice<F>(Option<Contained<F>>);
+
+/// What came of the first slice.
+enum Slice<F: Future> {
+    Ended(F::Output),
+    /// To be polled on where it is in nobody's way.
+    Longer(Contained<F>),
+}
+
+impl<F: Future> Future for FirstSlice<F> {
+    type Output = Slice<F>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Slice<F>> {
+        let Some(guest) = &mut self.0 else { return Poll::Pending };
+        if let Poll::Ready(ended) = Pin::new(&mut *guest).poll(context) {
+            return Poll::Ready(Slice::Ended(ended));
+        }
+        if guest.meter.spent() < QUICK {
+            return Poll::Pending;
+        }
+        self.0.take().map_or(Poll::Pending, |guest| Poll::Ready(Slice::Longer(guest)))
+    }
+}
+
 /// Ends the task when nobody waits for it any more.
 struct EndOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Future for EndOnDrop<T> {
+    type Output = Result<T, tokio::task::JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
 
 impl<T> Drop for EndOnDrop<T> {
     fn drop(&mut self) {

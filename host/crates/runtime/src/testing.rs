@@ -16,8 +16,8 @@ use sandpost_ports::plugins::{Attempt, Handler, Plugins, UnknownEffects};
 use sandpost_ports::publisher::Publisher;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -152,6 +152,8 @@ pub(crate) struct Gate {
     pub(crate) open: Semaphore,
     /// How many wait or have waited.
     pub(crate) asked: AtomicUsize,
+    /// The names of the threads that asked.
+    pub(crate) threads: Mutex<Vec<String>>,
 }
 
 #[async_trait::async_trait]
@@ -169,6 +171,8 @@ impl EmailSender for Gate {
 
     async fn quota(&self) -> Result<SendingQuota, PortError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.threads.lock().unwrap().push(thread);
         drop(self.open.acquire().await.unwrap());
         Ok(SendingQuota { per_day: 1.0, sent_today: 0.0, per_second: 1.0 })
     }
@@ -237,7 +241,7 @@ fn ports_in_memory(clock: &Arc<dyn Clock>) -> (Arc<Ports>, Arc<Gate>) {
     let store = Arc::new(
         sandpost_embedded_store::open(None, &sandpost_embedded_store::Config::default(), clock.clone()).unwrap(),
     );
-    let gate = Arc::new(Gate { open: Semaphore::new(0), asked: AtomicUsize::new(0) });
+    let gate = Arc::new(Gate { open: Semaphore::new(0), asked: AtomicUsize::new(0), threads: Mutex::default() });
     let io = Handle::current();
     let effects = Effects::new(store.clone(), clock.clone(), io.clone(), "test", Duration::from_secs(5));
     let ports = Ports {

@@ -289,3 +289,18 @@ async fn a_handler_says_how_long_it_can_take() {
     let deadline_ms = Handler::deadline_ms(&*host.handler("guest"));
     assert!(deadline_ms > 2000 + 1000, "the wait for an instance counts: {deadline_ms}");
 }
+
+#[tokio::test]
+async fn who_computes_for_long_goes_on_where_quick_guests_are_not() {
+    // Asks the host, computes for some ticks, asks again: the host's side runs on the guest's own thread.
+    let body = format!(
+        "(local $left i32) (call $quota (i32.const 4096)) (local.set $left (i32.const 300000000))
+         (loop $again (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+         (call $quota (i32.const 4096)) {ACK}"
+    );
+    let host = Setup::default().host();
+    host.gate.open.add_permits(1000);
+    let limits = format!("{MAIL}[limits]\ncpu_max_ms = 5000\ndeadline_ms = 60000\n");
+    assert_eq!(host.outcome(QUOTA, &body, "", &limits).await, Verdict::Ack.into());
+    assert_eq!(*host.gate.threads.lock().unwrap(), ["sandpost-guest", "sandpost-long"]);
+}
