@@ -7,6 +7,7 @@
 
 use crate::PortError;
 use crate::health::Health;
+use crate::state::Step;
 use sandpost_message::{Message, MessageId, SubscriptionName, TimestampMs, Topic};
 use std::sync::Arc;
 
@@ -31,6 +32,20 @@ pub trait Broker: Health {
     /// Whether a second publish with the same `dedupe_key` within 24 hours is answered with the first one's id. Where
     /// not, the host's effects ledger does it.
     fn deduplicates(&self) -> bool;
+}
+
+/// A broker whose store is the ledger's too: what is published and that it was are one commit.
+#[async_trait::async_trait]
+pub trait RecordedBroker: Send + Sync {
+    /// As [`Broker::publish`]; and of every message that was stored the ledger has this step, of every known one that it
+    /// was deduplicated. Where only the ledger has no room left, the message is stored without.
+    async fn publish_recorded(
+        &self,
+        messages: Vec<Message>,
+        step: Step,
+        detail: Option<&str>,
+        at_ms: TimestampMs,
+    ) -> Vec<Result<Published, PortError>>;
 }
 
 /// One topic's messages for one handler.

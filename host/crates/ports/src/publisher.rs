@@ -3,7 +3,7 @@
 //! Three callers: HTTP (`ingress::publish`), plugins (`interfaces::pubsub`), replay of dead letters
 //! (`ingress::dead_letters`).
 
-use crate::broker::{Broker, Published};
+use crate::broker::{Broker, Published, RecordedBroker};
 use crate::clock::Clock;
 use crate::state::{LedgerEntry, State, Step};
 use crate::{ErrorKind, PortError};
@@ -16,12 +16,20 @@ pub struct Publisher {
     broker: Arc<dyn Broker>,
     state: Arc<dyn State>,
     clock: Arc<dyn Clock>,
+    recorded: Option<Arc<dyn RecordedBroker>>,
 }
 
 impl Publisher {
     /// Over these.
     pub fn new(broker: Arc<dyn Broker>, state: Arc<dyn State>, clock: Arc<dyn Clock>) -> Self {
-        Self { broker, state, clock }
+        Self { broker, state, clock, recorded: None }
+    }
+
+    /// Lets the broker write the ledger with the message, where both are one store: half as many commits.
+    #[must_use]
+    pub fn recorded_by(mut self, both: Arc<dyn RecordedBroker>) -> Self {
+        self.recorded = Some(both);
+        self
     }
 
     /// Publishes each message; one answer a message, in order. `Ok` only once the message is durable.
@@ -40,7 +48,7 @@ impl Publisher {
         for (place, message) in messages.into_iter().enumerate() {
             match message.validate() {
                 Ok(()) => {
-                    entries.push(entry(&message, step, now_ms, detail));
+                    entries.push(LedgerEntry::of(&message, step, now_ms, detail));
                     valid.push(message);
                     places.push(place);
                 }
@@ -48,10 +56,16 @@ impl Publisher {
             }
         }
 
-        let stored = if valid.is_empty() { Vec::new() } else { self.broker.publish(valid).await };
+        let stored = match &self.recorded {
+            _ if valid.is_empty() => Vec::new(),
+            Some(both) => both.publish_recorded(valid, step, detail, now_ms).await,
+            None => self.broker.publish(valid).await,
+        };
         let mut recorded = Vec::with_capacity(entries.len());
         for ((place, outcome), mut entry) in places.into_iter().zip(stored).zip(entries) {
-            if let Ok(published) = &outcome {
+            if let Ok(published) = &outcome
+                && self.recorded.is_none()
+            {
                 entry.message_id = published.id.clone();
                 entry.step = if published.duplicate { Step::Deduplicated } else { step };
                 recorded.push(entry);
@@ -65,20 +79,5 @@ impl Publisher {
         }
         let unanswered = || PortError::new(ErrorKind::UnknownOutcome, "the broker gave fewer answers than messages");
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(unanswered()))).collect()
-    }
-}
-
-fn entry(message: &Message, step: Step, at_ms: u64, detail: Option<&str>) -> LedgerEntry {
-    LedgerEntry {
-        message_id: message.id.clone(),
-        at_ms,
-        step,
-        subscription: message.only.clone(),
-        attempt: None,
-        plugin: None,
-        version: None,
-        digest: None,
-        trace_id: message.trace.trace_id(),
-        detail: detail.map(str::to_owned),
     }
 }

@@ -1,7 +1,7 @@
 //! The ledger: what happened to a message, step by step. Written in batches, read by an operator.
 
 use crate::PortError;
-use sandpost_message::{Digest, MessageId, PluginName, SubscriptionName, TimestampMs};
+use sandpost_message::{Digest, Message, MessageId, PluginName, SubscriptionName, TimestampMs};
 
 /// Where the steps are kept.
 #[async_trait::async_trait]
@@ -39,6 +39,24 @@ pub struct LedgerEntry {
     pub trace_id: String,
     /// More in words: a reason, a provider's id, a time.
     pub detail: Option<String>,
+}
+
+impl LedgerEntry {
+    /// A step of a message as a whole.
+    pub fn of(message: &Message, step: Step, at_ms: TimestampMs, detail: Option<&str>) -> Self {
+        Self {
+            message_id: message.id.clone(),
+            at_ms,
+            step,
+            subscription: message.only.clone(),
+            attempt: None,
+            plugin: None,
+            version: None,
+            digest: None,
+            trace_id: message.trace.trace_id(),
+            detail: detail.map(str::to_owned),
+        }
+    }
 }
 
 /// What can happen to a message.

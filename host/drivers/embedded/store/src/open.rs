@@ -4,10 +4,12 @@
 
 use crate::broker::lease::Returns;
 use crate::broker::lines::Lines;
+use crate::broker::recent::Recent;
 use crate::config::Config;
 use crate::reader;
 use crate::row::int;
 use crate::schema::{self, Found};
+use crate::state::ledger::Actors;
 use crate::store::{Inner, Store, Thread};
 use crate::writer::{Ids, Work, Writer};
 use rusqlite::{Connection, OpenFlags};
@@ -117,6 +119,9 @@ pub fn open(path: Option<&Path>, config: &Config, clock: Arc<dyn Clock>) -> Resu
         dedupe_window_ms: config.dedupe_window_ms,
         accept_max_bytes: config.accept_max_bytes(),
         granted: Vec::new(),
+        recent: Recent::default(),
+        actors: Actors::default(),
+        room_bytes: None,
     };
 
     let wait = Duration::from_millis(config.close_wait_ms);

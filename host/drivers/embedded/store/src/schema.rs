@@ -11,7 +11,7 @@ use rusqlite::Connection;
 pub(crate) const APPLICATION_ID: i64 = 0x5350_7374;
 
 /// In the order in which they are applied.
-pub(crate) const MIGRATIONS: &[&str] = &[FIRST];
+pub(crate) const MIGRATIONS: &[&str] = &[FIRST, SECOND];
 
 const FIRST: &str = "
 -- Numbers of the store itself: up to where ids were given out.
@@ -134,6 +134,38 @@ CREATE TABLE deployments (
     cause TEXT NOT NULL
 );
 CREATE INDEX deployments_plugin ON deployments (plugin, n);
+";
+
+/// The ledger is most of what is written: a row is appended where it was put between others, says in a number who was at
+/// work, and has ids and traces as the bytes that they are. What was written before stays as it is, in text.
+const SECOND: &str = "
+ALTER TABLE ledger RENAME TO ledger_before;
+
+-- Who was at work: few, and the same in row after row.
+CREATE TABLE ledger_actors (id INTEGER PRIMARY KEY, subscription TEXT, plugin TEXT, version TEXT, digest TEXT);
+
+-- No type is named where a value may be bytes or text.
+CREATE TABLE ledger (
+    n INTEGER PRIMARY KEY,
+    message_id NOT NULL,
+    at_ms INTEGER NOT NULL,
+    step TEXT NOT NULL,
+    actor INTEGER NOT NULL,
+    attempt INTEGER,
+    trace_id NOT NULL,
+    detail TEXT
+);
+
+INSERT INTO ledger_actors (subscription, plugin, version, digest)
+SELECT DISTINCT subscription, plugin, version, digest FROM ledger_before;
+INSERT INTO ledger (n, message_id, at_ms, step, actor, attempt, trace_id, detail)
+SELECT b.n, b.message_id, b.at_ms, b.step, a.id, b.attempt, b.trace_id, b.detail
+FROM ledger_before AS b JOIN ledger_actors AS a
+ON a.subscription IS b.subscription AND a.plugin IS b.plugin AND a.version IS b.version AND a.digest IS b.digest;
+DROP TABLE ledger_before;
+
+CREATE INDEX ledger_message ON ledger (message_id);
+CREATE INDEX ledger_age ON ledger (at_ms);
 ";
 
 /// Which file this is.

@@ -4,5 +4,5 @@
 mod dead_letters;
 mod deployments;
 mod effects;
-mod ledger;
+pub(crate) mod ledger;
 mod requests;

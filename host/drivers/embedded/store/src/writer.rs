@@ -14,7 +14,9 @@
 
 use crate::broker::lease::{self, Granted, Returns, Waiter};
 use crate::broker::lines::Lines;
+use crate::broker::recent::Recent;
 use crate::row::int;
+use crate::state::ledger::Actors;
 use crate::trouble::{Refusal, Trouble, closed};
 use rusqlite::Connection;
 use sandpost_message::TimestampMs;
@@ -97,11 +99,28 @@ pub(crate) struct Work {
     pub(crate) accept_max_bytes: u64,
     /// Leases of this transaction, to be handed out after it.
     pub(crate) granted: Vec<Granted>,
+    /// What was stored a moment ago.
+    pub(crate) recent: Recent,
+    /// Who is at work, as the ledger's rows name it.
+    pub(crate) actors: Actors,
+    /// How many bytes this transaction may still accept, once it was asked.
+    pub(crate) room_bytes: Option<u64>,
 }
 
 impl Work {
-    /// How many bytes may still be accepted.
-    pub(crate) fn room_bytes(&self) -> rusqlite::Result<u64> {
+    /// Takes room for something new in this transaction; false where there is not as much.
+    pub(crate) fn take_room(&mut self, bytes: u64) -> rusqlite::Result<bool> {
+        let room = match self.room_bytes {
+            Some(room) => room,
+            None => self.count_room()?,
+        };
+        let left = room.checked_sub(bytes);
+        self.room_bytes = Some(left.unwrap_or(room));
+        Ok(left.is_some())
+    }
+
+    /// How many bytes may still be accepted, by the pages in use.
+    fn count_room(&self) -> rusqlite::Result<u64> {
         let pragma =
             |sql: &str| -> rusqlite::Result<i64> { self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)) };
         let pages = pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?;
@@ -251,6 +270,7 @@ impl Writer {
     fn transact(&mut self, what: impl FnOnce(&mut Work) -> rusqlite::Result<()>) -> Result<(), Trouble> {
         let clock_was_ms = self.clock_was_ms;
         let work = &mut self.work;
+        work.room_bytes = None;
         let done = work.conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([])).and_then(|_| {
             if let Some(was_ms) = clock_was_ms {
                 keep_due(work, was_ms)?;
@@ -271,6 +291,8 @@ impl Writer {
                 work.conn.execute_batch("ROLLBACK").ok();
             }
             work.ids.rolled_back();
+            work.actors.rolled_back();
+            work.recent.clear();
             work.lines.rolled_back();
             for granted in work.granted.drain(..).rev() {
                 work.lines.unserve(granted);

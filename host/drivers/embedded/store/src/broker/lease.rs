@@ -8,7 +8,7 @@
 use crate::broker::settle::Token;
 use crate::row::{int, message, time};
 use crate::writer::Work;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 use sandpost_message::{Message, TimestampMs, Topic};
 use sandpost_ports::PortError;
 use sandpost_ports::broker::{Delivery, Receipt};
@@ -155,7 +155,7 @@ pub(crate) fn serve(work: &mut Work) -> rusqlite::Result<()> {
                 let granted = &mut work.granted[place];
                 granted.leased.push(Leased { token, visible_at_ms });
                 granted.deliveries.push(Delivery {
-                    message: Arc::new(message),
+                    message,
                     attempt: attempt.saturating_add(1),
                     receipt: Receipt::new(token.to_string()),
                 });
@@ -171,28 +171,36 @@ fn keep(work: &mut Work, id: i64, waiter: Waiter) {
     }
 }
 
-// The join is crossed so that the index, not the planner, says where to begin.
-const DUE: &str =
-    "SELECT d.seq, d.visible_at_ms, d.attempt, m.message_id, m.content_type, m.attributes, d.ordering_key,
-     m.published_at_ms, m.not_before_ms, m.dedupe_key, m.only_subscription, m.trace, m.body
-     FROM deliveries AS d INDEXED BY deliveries_due CROSS JOIN messages AS m ON m.seq = d.seq
-     WHERE d.subscription = ?1 AND d.visible_at_ms <= ?2 ORDER BY d.visible_at_ms, d.seq LIMIT ?3";
+const DUE: &str = "SELECT seq, visible_at_ms, attempt, ordering_key FROM deliveries INDEXED BY deliveries_due
+     WHERE subscription = ?1 AND visible_at_ms <= ?2 ORDER BY visible_at_ms, seq LIMIT ?3";
+
+const MESSAGE: &str = "SELECT message_id, content_type, attributes, ?2, published_at_ms, not_before_ms, dedupe_key,
+     only_subscription, trace, body FROM messages WHERE seq = ?1";
 
 struct Due {
     seq: i64,
     visible_at_ms: i64,
     attempt: u32,
-    message: Message,
+    message: Arc<Message>,
 }
 
 fn due(work: &Work, id: i64, topic: &Topic, max: usize) -> rusqlite::Result<Vec<Due>> {
     let mut select = work.conn.prepare_cached(DUE)?;
+    let mut select_message = work.conn.prepare_cached(MESSAGE)?;
     let mut rows = select.query(params![id, int(work.now_ms), crate::row::length(max)])?;
     let (mut due, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
-        let message = message(row, 3, topic.clone())?;
+        let seq = row.get(0)?;
+        let message = match work.recent.get(seq) {
+            Some(message) => message,
+            None => {
+                let ordering_key = row.get_ref(3)?.as_str_or_null()?;
+                let read = |row: &Row<'_>| message(row, 0, topic.clone());
+                Arc::new(select_message.query_row(params![seq, ordering_key], read)?)
+            }
+        };
         bytes += message.body.len();
-        due.push(Due { seq: row.get(0)?, visible_at_ms: row.get(1)?, attempt: row.get(2)?, message });
+        due.push(Due { seq, visible_at_ms: row.get(1)?, attempt: row.get(2)?, message });
         if bytes > LEASE_MAX_BYTES {
             break;
         }

@@ -7,17 +7,20 @@ use rusqlite::{OptionalExtension, params};
 use sandpost_message::{Message, MessageId};
 use sandpost_ports::PortError;
 use sandpost_ports::broker::Published;
+use std::sync::Arc;
 
 /// Expired dedupe keys that each new one removes. More than one, so that their number goes down again after a flood.
 const FORGET_PER_KEY: i64 = 2;
 
 /// Stores what can be stored; one answer a message.
-pub(crate) fn publish(work: &mut Work, messages: &[Message]) -> rusqlite::Result<Vec<Result<Published, PortError>>> {
-    let mut room_bytes = work.room_bytes()?;
-    messages.iter().map(|message| one(work, message, &mut room_bytes)).collect()
+pub(crate) fn publish(
+    work: &mut Work,
+    messages: &[Arc<Message>],
+) -> rusqlite::Result<Vec<Result<Published, PortError>>> {
+    messages.iter().map(|message| one(work, message)).collect()
 }
 
-fn one(work: &mut Work, message: &Message, room_bytes: &mut u64) -> rusqlite::Result<Result<Published, PortError>> {
+fn one(work: &mut Work, message: &Arc<Message>) -> rusqlite::Result<Result<Published, PortError>> {
     let targets = match work.lines.targets(message) {
         Ok(targets) => targets,
         Err(error) => return Ok(Err(error)),
@@ -28,11 +31,9 @@ fn one(work: &mut Work, message: &Message, room_bytes: &mut u64) -> rusqlite::Re
     {
         return Ok(Ok(Published { id, duplicate: true }));
     }
-    let size = size_bytes(message);
-    if size > *room_bytes {
+    if !work.take_room(size_bytes(message))? {
         return Ok(Err(full()));
     }
-    *room_bytes -= size;
 
     let seq = work.ids.next(&work.conn)?;
     let only = message.only.as_ref().map(sandpost_message::SubscriptionName::as_str);
@@ -53,6 +54,7 @@ fn one(work: &mut Work, message: &Message, room_bytes: &mut u64) -> rusqlite::Re
             message.trace.to_string(),
             &*message.body,
         ])?;
+    work.recent.add(seq, message);
     for line in targets.iter() {
         deliver(work, *line, seq, message)?;
     }

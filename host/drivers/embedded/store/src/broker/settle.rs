@@ -132,6 +132,7 @@ fn done(work: &mut Work, token: Token) -> Result<(), Refusal> {
         }
     }
     work.conn.prepare_cached("DELETE FROM messages WHERE seq = ?1")?.execute([token.seq])?;
+    work.recent.remove(token.seq);
     Ok(())
 }
 
