@@ -18,13 +18,14 @@ impl Dice {
     /// `SANDPOST_SEED`, or the time: a test that uses it has to say it where it fails.
     pub fn seed() -> u64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        std::env::var(SEED).map_or_else(|_| u64::from(now.subsec_nanos()) ^ now.as_secs(), |text| {
-            text.parse().expect("SANDPOST_SEED is a number")
-        })
+        std::env::var(SEED).map_or_else(
+            |_| u64::from(now.subsec_nanos()) ^ now.as_secs(),
+            |text| text.parse().expect("SANDPOST_SEED is a number"),
+        )
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn throw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -34,11 +35,11 @@ impl Dice {
 
     /// A number below this one, which is at least 1.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.throw() % end
     }
 
     /// Dice that throw independently of these.
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.throw())
     }
 }

@@ -92,9 +92,8 @@ impl Disk {
         let mut chunk = 1 << 20;
         // Smaller and smaller, so that no page is left.
         while chunk >= 1 {
-            match file.write(&vec![0; chunk]) {
-                Ok(_) => {}
-                Err(_) => chunk /= 2,
+            if file.write_all(&vec![0; chunk]).is_err() {
+                chunk /= 2;
             }
         }
     }
@@ -234,7 +233,8 @@ fn tear(dice: &mut Dice, path: &Path, from: u64) {
     let mut file = OpenOptions::new().write(true).open(path).expect("the log");
     let length = file.metadata().expect("a length").len();
     let at = from + dice.below(length - from);
-    let noise = |dice: &mut Dice, count: u64| -> Vec<u8> { (0..count).map(|_| dice.next().to_le_bytes()[0]).collect() };
+    let noise =
+        |dice: &mut Dice, count: u64| -> Vec<u8> { (0..count).map(|_| dice.throw().to_le_bytes()[0]).collect() };
     file.seek(SeekFrom::Start(at)).expect("a place in the log");
     match dice.below(4) {
         0 => file.set_len(at).expect("cut off"),

@@ -154,7 +154,7 @@ fn request(dice: &mut Dice, number: &AtomicU64) -> Pending {
         Sent { tag, kind, id: None, repeated: false }
     };
     let kind = |dice: &mut Dice| Kind::SCRIPTED[usize::try_from(dice.below(7)).expect("seven")];
-    let key = |dice: &mut Dice| if dice.below(2) == 0 { format!("key-{}", dice.next()) } else { String::new() };
+    let key = |dice: &mut Dice| if dice.below(2) == 0 { format!("key-{}", dice.throw()) } else { String::new() };
     match dice.below(6) {
         0 => {
             let messages: Vec<Sent> = (0..2 + dice.below(8)).map(|_| next(kind(dice))).collect();
