@@ -168,10 +168,10 @@ impl MessageView {
 #[utoipa::path(
     get, path = "/v1/dead-letters", tag = "dead letters",
     params(
-        ("subscription" = Option<String>, Query, description = "Only of this subscription"),
-        ("topic" = Option<String>, Query, description = "Only of this topic"),
+        ("subscription" = Option<String>, Query, description = "Only of this subscription", min_length = 3, max_length = 255, pattern = "^[A-Za-z][A-Za-z0-9._-]*$"),
+        ("topic" = Option<String>, Query, description = "Only of this topic", min_length = 3, max_length = 255, pattern = "^[A-Za-z][A-Za-z0-9._-]*$"),
         ("cause" = Option<String>, Query, description = "Only with this cause"),
-        ("limit" = Option<usize>, Query, description = "1 to 500; default 50"),
+        ("limit" = Option<usize>, Query, description = "Default 50", minimum = 1, maximum = 500),
         ("before" = Option<String>, Query, description = "Only older ones than this id"),
     ),
     responses((status = 200, description = "Newest first, without bodies", body = DeadLettersView)),
@@ -206,7 +206,7 @@ pub(crate) async fn one(State(app): State<App>, Segment(id): Segment) -> Result<
     post, path = "/v1/dead-letters/{id}/replay", tag = "dead letters",
     params(
         ("id" = String, Path, description = "As the list has it"),
-        ("unknown-effects" = Option<String>, Query, description = "`send-again` or `treat-as-done`"),
+        ("unknown-effects" = Option<String>, Query, description = "`send-again` or `treat-as-done`", pattern = "^(send-again|treat-as-done)$"),
     ),
     responses((status = 202, description = "On its way", body = Replayed)),
 )]

@@ -99,6 +99,16 @@ pub(crate) struct Alive {
     status: &'static str,
 }
 
+/// Whether the host would take work, in short or, with `verbose`, at length.
+#[derive(serde::Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Readiness {
+    /// In short.
+    Short(Ready),
+    /// At length.
+    Verbose(ReadyVerbose),
+}
+
 /// Whether the host would take work.
 #[derive(serde::Serialize, utoipa::ToSchema)]
 pub(crate) struct Ready {
@@ -217,8 +227,8 @@ pub(crate) async fn healthz() -> Response {
     get, path = "/readyz", tag = "health",
     params(("verbose" = Option<String>, Query, description = "`1` for status, latency and message of each kind of service")),
     responses(
-        (status = 200, description = "It would", content((Ready = "application/json"), (ReadyVerbose = "application/json"))),
-        (status = 503, description = "It would not", body = Ready),
+        (status = 200, description = "It would", body = Readiness),
+        (status = 503, description = "It would not", body = Readiness),
     ),
 )]
 pub(crate) async fn readyz(State(app): State<App>, Asked(query): Asked<ReadyQuery>) -> Response {
@@ -232,7 +242,10 @@ pub(crate) async fn readyz(State(app): State<App>, Asked(query): Asked<ReadyQuer
 #[utoipa::path(
     get, path = "/health", tag = "health",
     params(("verbose" = Option<String>, Query, description = "As for `/readyz`")),
-    responses((status = 200, description = "It would", body = Ready), (status = 503, description = "It would not", body = Ready)),
+    responses(
+        (status = 200, description = "It would", body = Readiness),
+        (status = 503, description = "It would not", body = Readiness),
+    ),
 )]
 pub(crate) async fn health(State(app): State<App>, Asked(query): Asked<ReadyQuery>) -> Response {
     let verbose = query.verbose.is_some_and(|value| value != "0" && value != "false");
@@ -257,10 +270,10 @@ async fn ready(app: &App, verbose: bool) -> Response {
             plugins: app.health.of_plugins(),
             state: report.of(&[R::State]),
         };
-        return answer(code, &ReadyVerbose { status, checks });
+        return answer(code, &Readiness::Verbose(ReadyVerbose { status, checks }));
     }
     let checks = Checks { database: database.status, cache: cache.status, pubsub: pubsub.status };
-    answer(code, &Ready { status, checks })
+    answer(code, &Readiness::Short(Ready { status, checks }))
 }
 
 fn answer(status: StatusCode, body: &impl serde::Serialize) -> Response {

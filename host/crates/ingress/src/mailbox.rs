@@ -156,7 +156,7 @@ impl From<CaughtMail> for MailView {
 #[utoipa::path(
     get, path = "/v1/mailbox", tag = "mailbox",
     params(
-        ("limit" = Option<usize>, Query, description = "1 to 500; default 50"),
+        ("limit" = Option<usize>, Query, description = "Default 50", minimum = 1, maximum = 500),
         ("before" = Option<u64>, Query, description = "Only mails with a lower number"),
     ),
     responses((status = 200, description = "Newest first", body = Mails)),

@@ -48,17 +48,17 @@ pub(crate) struct ItemResult {
 /// The body is the message, byte for byte, with its content type (default `application/json`; a JSON type has to be
 /// JSON). 202 means that it is on durable storage. `CloudEvents` 1.0 are taken in both modes: binary (`ce-…` headers) and
 /// structured (`application/cloudevents+json`); their attributes become attributes with the name `ce-…`, `source` and
-/// `id` the dedupe key. An attribute from a header has a lower-case name, because headers have no case.
+/// `id` the dedupe key. Each header `Sandpost-Attribute-…` is an attribute, with UTF-8 for a value and the rest of the
+/// header's name, in lower case because headers have no case, for a name.
 #[utoipa::path(
     post, path = "/v1/topics/{topic}/messages", tag = "publish",
     params(
-        ("topic" = String, Path, description = "A topic that a subscription listens to"),
+        ("topic" = String, Path, description = "A topic that a subscription listens to", min_length = 3, max_length = 255, pattern = "^[A-Za-z][A-Za-z0-9._-]*$"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters, known for 24 hours by caller and topic: the same request gets the first answer again, with `Idempotency-Replayed: true`"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context; one that is malformed starts a new trace"),
         ("Sandpost-Ordering-Key" = Option<String>, Header, description = "Messages that share it are handled one at a time"),
         ("Sandpost-Delay-Ms" = Option<u64>, Header, description = "Not to be delivered before this time has passed; at most 30 days"),
         ("Sandpost-Dedupe-Key" = Option<String>, Header, description = "1 to 240 bytes; two messages of a topic with one key within 24 hours are one: the first"),
-        ("Sandpost-Attribute-<name>" = Option<String>, Header, description = "An attribute; its name is taken in lower case, its value is UTF-8"),
     ),
     request_body(content(("application/json"), ("application/cloudevents+json"), ("application/octet-stream"))),
     responses((status = 202, description = "Stored; `Location` is where its ledger is", body = Accepted)),
@@ -111,7 +111,7 @@ pub(crate) async fn publish(
 #[utoipa::path(
     post, path = "/v1/topics/{topic}/messages:batch", tag = "publish",
     params(
-        ("topic" = String, Path, description = "A topic that a subscription listens to"),
+        ("topic" = String, Path, description = "A topic that a subscription listens to", min_length = 3, max_length = 255, pattern = "^[A-Za-z][A-Za-z0-9._-]*$"),
         ("Idempotency-Key" = Option<String>, Header, description = "As for one message, for the whole batch"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context, for each of the messages"),
     ),
