@@ -200,24 +200,29 @@ pub(crate) struct Budget {
     reported: u32,
 }
 
-/// Places of publishes to one topic, in the order of the calls. A publish that failed gives its place back, so that the
-/// guest's own second try has the same key as its first.
+/// Places of publishes to one topic, in the order of the calls. A publish that failed keeps its place for the same message,
+/// so that the guest's own second try has the same key as its first. Another message never gets it: after a failure it
+/// would go under the key of the one that failed, and a later attempt would take one for the other.
 #[derive(Default)]
 pub(crate) struct Places {
     next: u64,
-    free: BTreeSet<u64>,
+    /// Fingerprint of the message, place.
+    free: BTreeSet<(u64, u64)>,
 }
 
 impl Places {
-    pub(crate) fn take(&mut self) -> u64 {
-        self.free.pop_first().unwrap_or_else(|| {
-            self.next += 1;
-            self.next
-        })
+    pub(crate) fn take(&mut self, fingerprint: u64) -> u64 {
+        let kept = self.free.range((fingerprint, 0)..=(fingerprint, u64::MAX)).next().copied();
+        if let Some(kept) = kept {
+            self.free.remove(&kept);
+            return kept.1;
+        }
+        self.next += 1;
+        self.next
     }
 
-    pub(crate) fn give_back(&mut self, place: u64) {
-        self.free.insert(place);
+    pub(crate) fn give_back(&mut self, fingerprint: u64, place: u64) {
+        self.free.insert((fingerprint, place));
     }
 }
 

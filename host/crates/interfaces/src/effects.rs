@@ -31,6 +31,11 @@ use tokio_util::task::TaskTracker;
 /// How long one hand-over may take by default before its outcome counts as unknown.
 pub const EFFECT_TIMEOUT_MS: u64 = 30_000;
 
+/// The longest that one call to the store may take before its answer counts as lost. A store answers in milliseconds when it
+/// is well. Less where a hand-over itself may take less. Without a bound one lost answer would hold the key, and a stop, for
+/// ever.
+const STATE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How often a key is looked at again when it moved between two looks.
 const LOOKS_MAX: usize = 4;
 
@@ -139,7 +144,7 @@ impl Effects {
         for _ in 0..LOOKS_MAX {
             let Attempt { message, subscription, .. } = &effect.attempt;
             let now_ms = self.clock.now_ms();
-            let claim = self.state.claim(&effect.key, &owner, &message.id, subscription, now_ms);
+            let claim = self.bounded(self.state.claim(&effect.key, &owner, &message.id, subscription, now_ms));
             match on_io(&self.io, claim).await.map_err(not_begun)? {
                 Claim::Ours => return self.hand_over(effect, owner, place, hand_over()).await,
                 Claim::Sent(id) => {
@@ -160,7 +165,7 @@ impl Effects {
                         return Ok(Ended::Held(format!("the outcome of an earlier {kind} is unknown: {what}")));
                     }
                     // Of two hosts that come here at once the store lets one release, and one claim.
-                    match on_io(&self.io, self.state.release(&effect.key, &earlier)).await {
+                    match on_io(&self.io, self.bounded(self.state.release(&effect.key, &earlier))).await {
                         Ok(()) => {}
                         Err(error) if error.kind == ErrorKind::Conflict => {}
                         Err(error) => return Err(not_begun(error)),
@@ -204,6 +209,7 @@ impl Effects {
             let deadline = self.clock.sleep_until(effect.deadline_at_ms);
             let waiting = async {
                 tokio::select! {
+                    biased;
                     () = busy.ended() => true,
                     () = deadline => false,
                 }
@@ -241,13 +247,16 @@ impl Effects {
         let now_ms = self.clock.now_ms();
         let begun =
             vec![effect.entry(Step::EffectClaimed, now_ms, None), effect.entry(Step::EffectSending, now_ms, None)];
-        let (advanced, ()) =
-            tokio::join!(self.state.advance(&effect.key, owner, EffectState::Sending), self.record(begun));
+        let (advanced, ()) = tokio::join!(
+            self.bounded(self.state.advance(&effect.key, owner, EffectState::Sending)),
+            self.record(begun)
+        );
         if let Err(error) = advanced {
             // Nothing was handed over. If the store moved the key and only its answer was lost, a later attempt would take
             // it for unknown; where the key is another's by now, releasing it changes nothing.
             let failed = vec![effect.entry(Step::EffectFailed, self.clock.now_ms(), Some("the store did not answer"))];
-            let (_released, ()) = tokio::join!(self.state.release(&effect.key, owner), self.record(failed));
+            let (_released, ()) =
+                tokio::join!(self.bounded(self.state.release(&effect.key, owner)), self.record(failed));
             return Err(not_begun(error));
         }
         let handed = tokio::time::timeout(self.timeout, work).await;
@@ -260,7 +269,8 @@ impl Effects {
             }
             Ok(Handed::Nothing(error)) => {
                 let failed = vec![effect.entry(Step::EffectFailed, now_ms, None)];
-                let (released, ()) = tokio::join!(self.state.release(&effect.key, owner), self.record(failed));
+                let (released, ()) =
+                    tokio::join!(self.bounded(self.state.release(&effect.key, owner)), self.record(failed));
                 if let Err(error) = released {
                     // It now looks as if it might have been done; the policy about unknown effects decides.
                     self.unknown(effect, &format!("nothing was done, but that could not be recorded: {error}"));
@@ -281,9 +291,8 @@ impl Effects {
     /// Records that it happened. This note is what keeps it from happening twice, so it is tried more than once.
     async fn note_sent(&self, effect: &Effect, owner: &Owner, id: &str) {
         for turn in 1.. {
-            let Err(error) = self.state.advance(&effect.key, owner, EffectState::Sent(id.to_owned())).await else {
-                return;
-            };
+            let noting = self.bounded(self.state.advance(&effect.key, owner, EffectState::Sent(id.to_owned())));
+            let Err(error) = noting.await else { return };
             if turn >= NOTES_MAX || !error.is_transient() {
                 let message = &effect.attempt.message;
                 events::EffectUnrecorded {
@@ -316,9 +325,16 @@ impl Effects {
 
     async fn record(&self, entries: Vec<LedgerEntry>) {
         let message_id = entries.first().map(|entry| entry.message_id.clone());
-        if let (Err(error), Some(message_id)) = (self.state.record(entries).await, message_id) {
+        if let (Err(error), Some(message_id)) = (self.bounded(self.state.record(entries)).await, message_id) {
             events::LedgerGap { message_id: message_id.as_str(), error: &error }.emit();
         }
+    }
+
+    /// A call to the store that ends. Polled inside the I/O runtime.
+    async fn bounded<T>(&self, call: impl Future<Output = Result<T, PortError>>) -> Result<T, PortError> {
+        let limit = STATE_TIMEOUT.min(self.timeout);
+        let late = || PortError::new(ErrorKind::UnknownOutcome, format!("no answer within {} ms", limit.as_millis()));
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_elapsed| Err(late()))
     }
 
     fn owner(&self, attempt: &Attempt) -> Owner {

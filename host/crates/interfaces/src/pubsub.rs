@@ -17,6 +17,7 @@ use sandpost_ports::plugins::Attempt;
 use sandpost_ports::state::Step;
 use sandpost_ports::{ErrorKind, PortError};
 use sandpost_telemetry::events::interfaces as events;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 const PUBSUB: &str = "pubsub";
@@ -77,21 +78,21 @@ impl Call {
         let mut answers: Vec<Option<Result<Published, CallError>>> = outgoing.iter().map(|_| None).collect();
         let mut ready = Vec::with_capacity(outgoing.len());
         for (index, outgoing) in outgoing.into_iter().enumerate() {
-            let place = self.budget.places.entry(topic.clone()).or_default().take();
+            let same = fingerprint(&outgoing);
+            let place = self.budget.places.entry(topic.clone()).or_default().take(same);
             match scope.message(topic, outgoing, place) {
-                Ok(message) => ready.push((index, place, message)),
+                Ok(message) => ready.push(((index, same, place), message)),
                 Err(error) => {
-                    self.budget.places.entry(topic.clone()).or_default().give_back(place);
+                    self.budget.places.entry(topic.clone()).or_default().give_back(same, place);
                     answers[index] = Some(Err(error));
                 }
             }
         }
-        let (slots, messages): (Vec<_>, Vec<_>) =
-            ready.into_iter().map(|(index, place, message)| ((index, place), message)).unzip();
+        let (slots, messages): (Vec<_>, Vec<_>) = ready.into_iter().unzip();
         let published = if messages.is_empty() { Vec::new() } else { scope.publish(messages).await };
-        for ((index, place), outcome) in slots.into_iter().zip(published) {
+        for ((index, same, place), outcome) in slots.into_iter().zip(published) {
             if outcome.is_err() {
-                self.budget.places.entry(topic.clone()).or_default().give_back(place);
+                self.budget.places.entry(topic.clone()).or_default().give_back(same, place);
             }
             answers[index] = Some(match outcome {
                 Ok(published) => Ok(published),
@@ -278,6 +279,14 @@ fn ended(answer: &Result<Published, CallError>) {
         Err(error) => error.word(),
     };
     events::PublishEnded { outcome }.emit();
+}
+
+/// Tells one message of a call from another; means nothing outside of it.
+fn fingerprint(outgoing: &Outgoing) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let Outgoing { body, content_type, attributes, ordering_key, dedupe_key, delay } = outgoing;
+    (body, content_type, attributes, ordering_key, dedupe_key, delay).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn size(outgoing: &Outgoing) -> usize {

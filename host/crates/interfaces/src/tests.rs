@@ -154,6 +154,25 @@ async fn a_failed_publish_that_is_tried_again_keeps_its_key() {
 }
 
 #[tokio::test]
+async fn what_follows_a_failed_publish_does_not_go_under_its_key() {
+    for deduplicates in [true, false] {
+        let world = World::new();
+        world.broker.deduplicates.store(deduplicates, Ordering::SeqCst);
+        world.broker.fails.lock().unwrap().push_back(port_error(ErrorKind::Unavailable));
+        let mut first = world.call(1);
+        assert!(first.publish("events".into(), outgoing("one")).await.unwrap().is_err());
+        first.publish("events".into(), outgoing("two")).await.unwrap().unwrap();
+        let mut second = world.call(2);
+        for body in ["one", "two"] {
+            second.publish("events".into(), outgoing(body)).await.unwrap().unwrap();
+        }
+        let stored = world.broker.messages.lock().unwrap();
+        let bodies: Vec<_> = stored.iter().map(|message| &message.body[..]).collect();
+        assert_eq!(bodies, [b"two", b"one"], "the broker deduplicates: {deduplicates}");
+    }
+}
+
+#[tokio::test]
 async fn a_published_message_goes_on_in_the_trace_and_waits_as_asked() {
     let world = World::new();
     let message = Outgoing { delay: Some(500), attributes: vec![("a".into(), "b".into())], ..outgoing("1") };

@@ -237,6 +237,18 @@ async fn a_store_that_does_not_answer_keeps_the_mail_from_going() {
 }
 
 #[tokio::test]
+async fn a_store_that_never_answers_holds_up_neither_key_nor_stop() {
+    let world = World::with_timeout(Duration::from_millis(20));
+    world.state.advance_hangs.store(true, Ordering::SeqCst);
+    let answer = send(&mut world.call(1)).await;
+    assert!(matches!(answer, Err(SendError::Host(Error::Unavailable(_)))), "{answer:?}");
+    world.effects.drain().await;
+    world.state.advance_hangs.store(false, Ordering::SeqCst);
+    sent(&send(&mut world.call(2)).await);
+    assert_eq!(world.email.mails.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn the_note_of_a_sent_mail_is_tried_again() {
     let world = World::new();
     world.email.gate.forget_permits(1000);

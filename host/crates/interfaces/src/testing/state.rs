@@ -11,6 +11,7 @@ use sandpost_ports::state::{
 use sandpost_ports::{ErrorKind, PortError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The effects and the ledger; the rest of the state is not used here.
 #[derive(Default)]
@@ -19,6 +20,8 @@ pub(crate) struct FakeState {
     pub(crate) entries: Mutex<Vec<LedgerEntry>>,
     /// What the next calls of `advance` answer instead of doing it.
     pub(crate) advance_fails: Mutex<VecDeque<PortError>>,
+    /// Whether calls of `advance` are never answered.
+    pub(crate) advance_hangs: AtomicBool,
 }
 
 impl FakeState {
@@ -70,6 +73,9 @@ impl EffectStore for FakeState {
 
     async fn advance(&self, key: &EffectKey, owner: &Owner, to: EffectState) -> Answer<()> {
         tokio::task::yield_now().await;
+        if self.advance_hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         if let Some(error) = self.advance_fails.lock().unwrap().pop_front() {
             return Err(error);
         }
