@@ -102,6 +102,7 @@ impl Route {
             shared
                 .until_stop(async {
                     tokio::select! {
+                        biased;
                         () = changed => {}
                         () = shared.services.clock.sleep_until(until_ms) => {}
                     }

@@ -237,6 +237,7 @@ where
             return Err(error);
         }
         tokio::select! {
+            biased;
             () = shared.services.clock.sleep_until(again_ms) => {}
             () = shared.cut.cancelled() => last = true,
         }
