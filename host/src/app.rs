@@ -207,7 +207,8 @@ fn ports(
     let run_id = sandpost_message::MessageId::new().to_string();
     let timeout = Duration::from_millis(config.effect_timeout_ms);
     Ok(Ports {
-        publisher: Publisher::new(connections.broker.clone(), connections.state.clone(), clock.clone()),
+        publisher: Publisher::new(connections.broker.clone(), connections.state.clone(), clock.clone())
+            .recorded_by(connections.recorded()),
         broker: connections.broker.clone(),
         state: connections.state.clone(),
         effects: Arc::new(Effects::new(connections.state.clone(), clock.clone(), io.clone(), run_id, timeout)),

@@ -6,7 +6,7 @@ use crate::config::{Config, Documents, Driver, Sql};
 use crate::exit::{Exit, Expected, chain};
 use sandpost_ingress::{Check, CheckRole};
 use sandpost_message::ConnectionLabel;
-use sandpost_ports::broker::Broker;
+use sandpost_ports::broker::{Broker, RecordedBroker};
 use sandpost_ports::cache::Cache;
 use sandpost_ports::clock::Clock;
 use sandpost_ports::email::{EmailSender, Mailbox};
@@ -33,6 +33,11 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
+    /// The broker that is the ledger too, where both are one store.
+    pub(crate) fn recorded(&self) -> Arc<dyn RecordedBroker> {
+        Arc::new(self.store.clone())
+    }
+
     /// Each connection with its label, for the health board.
     pub(crate) fn labelled(&self) -> Vec<(String, Arc<dyn Health>)> {
         self.checks.iter().map(|check| (check.name.clone(), check.check.clone())).collect()
