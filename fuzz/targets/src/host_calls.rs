@@ -194,7 +194,7 @@ async fn run(mut input: Unstructured<'_>) -> Result<()> {
     assert!(report.host_calls <= limits.host_calls_max, "{report:?}");
     effects.drain().await;
     store.close().await;
-    ended.map(|_| ())
+    ended
 }
 
 /// Those of a real plugin, or ones that are soon reached.

@@ -98,7 +98,7 @@ fn check(draft: &Draft, composed: &Composed, limits: &Limits) {
     }
     assert_eq!(parsed.headers.get_first_value("subject").unwrap(), mail.subject, "{shown}");
     let sender = addresses(&parsed, "from");
-    assert_eq!(sender, [mail.sender.address.clone()], "{shown}");
+    assert_eq!(sender, std::slice::from_ref(&mail.sender.address), "{shown}");
     for (name, list) in [("to", &mail.to), ("cc", &mail.cc)] {
         let meant: Vec<String> = list.iter().map(|address| address.address.clone()).collect();
         assert_eq!(addresses(&parsed, name), meant, "{shown}");

@@ -102,6 +102,7 @@ pub(crate) struct Alive {
 /// Whether the host would take work, in short or, with `verbose`, at length.
 #[derive(serde::Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "made once an answer and written at once")]
 pub(crate) enum Readiness {
     /// In short.
     Short(Ready),
