@@ -2,7 +2,8 @@
 //! leaves them.
 //!
 //! Invariants
-//! - The port is bound before anything else is opened, and served once everything is: who is answered, is answered right.
+//! - The port is bound before anything else is opened. HTTP is served before the plugins are live: what is published
+//!   meanwhile is kept, and probes are answered.
 //! - A stop lets in nothing new, then waits for what is at work: requests, attempts, effects, and last the disk.
 //!
 //! Not here: what any part does.
@@ -18,7 +19,6 @@ use sandpost_ingress::{Ingress, Parts, Tokens};
 use sandpost_interfaces::Ports;
 use sandpost_interfaces::effects::Effects;
 use sandpost_ports::clock::{Clock, SystemClock};
-use sandpost_ports::plugins::Plugins as _;
 use sandpost_ports::publisher::Publisher;
 use sandpost_runtime::{Artifacts, Deployer, Engine, Folder, FolderConfig, GrantPolicy, Options, Registry, Settings};
 use sandpost_telemetry::Metrics;
@@ -28,8 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// How often what the metrics observed is folded; the exporter asks for a few seconds.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -65,112 +65,171 @@ where
 {
     let mut signals =
         Signals::catch().map_err(|error| Expected::new(Exit::Bug, format!("failed to catch signals: {error}")))?;
-    let listener = bind(config.http.listen).await?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| Expected::new(Exit::Bug, format!("failed to read the bound address: {error}")))?;
-    let tokens = Tokens::resolve(&config.http, config::environment)
-        .map_err(|error| Expected::new(Exit::Config, format!("failed to read config: {error}")))?;
-    warn_about(&config);
-
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let connections = drivers::open(&config, clock.clone()).await?;
-    let health = Arc::new(HealthBoard::default());
-    let health_timeout = Duration::from_millis(config.http.health_timeout_ms);
-    health.look(&connections.labelled(), health_timeout).await;
-    let ports = Arc::new(ports(&config, &connections, clock.clone(), health.clone())?);
-    let publisher = ports.publisher.clone();
-    let effects = ports.effects.clone();
-
-    let registry = Registry::new(clock.clone());
-    let (folder, deployer) = plugins(&config, ports, registry.clone()).await?;
-    for name in unbound(&config, &registry) {
-        tracing::warn!(subscription = %name, "No handler is live for this subscription; its messages wait.");
-    }
-
-    let services = Services {
-        broker: connections.broker.clone(),
-        state: connections.state.clone(),
-        plugins: registry.clone(),
-        clock: clock.clone(),
-    };
-    let dispatch = Dispatcher::start(config.dispatch.clone(), config.subscriptions.clone(), services)
-        .await
-        .map_err(|error| Expected::new(Exit::Config, format!("failed to start dispatch: {}", chain(&error))))?;
-
-    let stopping = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    tasks.spawn(folder.watch(stopping.clone().cancelled_owned()));
-    tasks.spawn(every(METRICS_UPKEEP, stopping.clone(), {
-        let metrics = metrics.clone();
-        move || {
-            metrics.upkeep();
-            std::future::ready(())
+    let grace = Duration::from_millis(config.shutdown_grace_ms);
+    let mut host = Host::open(&config, metrics).await?;
+    // Compiling can take long; a signal must not wait for it.
+    let started = tokio::select! {
+        started = host.start(&config) => started.map(|()| true),
+        signal = signals.next() => {
+            tracing::info!(signal, "Stopping before the plugins were live.");
+            Ok(false)
         }
-    }));
-    tasks.spawn(every(ARTIFACTS_UPKEEP, stopping.clone(), move || {
-        let deployer = deployer.clone();
-        async move {
-            if let Err(error) = deployer.prune().await {
-                tracing::warn!(error = chain(&error), "Old artifacts were not deleted; tried again later.");
+    };
+    let ended = match started {
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+        Ok(true) => {
+            let topics = config.subscriptions.values().map(|subscription| subscription.topic.to_string()).collect();
+            let beside = beside(Serving { address: host.address, topics });
+            tokio::select! {
+                signal = signals.next() => {
+                    tracing::info!(signal, grace_ms = config.shutdown_grace_ms, "Stopping; a second signal ends at once.");
+                    Ok(())
+                }
+                error = until_error(beside) => Err(error),
+                error = host.fault() => Err(error),
             }
         }
-    }));
-    tasks.spawn(every(Duration::from_millis(config.health_interval_ms), stopping.clone(), {
-        let labelled: Arc<[_]> = connections.labelled().into();
-        move || {
-            let (labelled, health) = (labelled.clone(), health.clone());
-            async move { health.look(&labelled, health_timeout).await }
-        }
-    }));
-    let ingress = Ingress::new(Parts {
-        config: config.http.clone(),
-        tokens,
-        service: config.service.clone(),
-        publisher,
-        state: connections.state.clone(),
-        plugins: registry,
-        mailbox: connections.mailbox.clone(),
-        checks: connections.checks.clone(),
-        clock,
-        render_metrics: Arc::new(move || metrics.render()),
-    });
-    let http = tasks.spawn(sandpost_ingress::serve(listener, ingress, stopping.clone().cancelled_owned()));
-
-    let topics = config.subscriptions.values().map(|subscription| subscription.topic.to_string()).collect();
-    let beside = beside(Serving { address, topics });
-    let ended = tokio::select! {
-        signal = signals.next() => {
-            tracing::info!(signal, grace_ms = config.shutdown_grace_ms, "Stopping; a second signal ends at once.");
-            Ok(())
-        }
-        ended = until_error(beside) => Err(ended),
-        served = http => Err(match served {
-            Ok(Err(error)) => Expected::new(Exit::Config, format!("failed to serve HTTP: {}", chain(&error))),
-            _ => Expected::new(Exit::Bug, "HTTP ended by itself"),
-        }),
-    };
-
-    let grace = Duration::from_millis(config.shutdown_grace_ms);
-    let orderly = async {
-        stopping.cancel();
-        tasks.close();
-        let (report, ()) = tokio::join!(dispatch.stop(grace), tasks.wait());
-        effects.drain().await;
-        connections.close().await;
-        tracing::info!(
-            finished = report.finished,
-            handed_back = report.handed_back,
-            unsettled = report.unsettled,
-            "Stopped."
-        );
     };
     tokio::select! {
-        () = orderly => ended.map(|()| Stopped::Gracefully),
+        () = host.stop(grace) => ended.map(|()| Stopped::Gracefully),
         signal = signals.next() => {
             tracing::warn!(signal, "Stopped at once; what was at work is delivered again.");
             Ok(Stopped::AtOnce)
         }
+    }
+}
+
+/// What is up.
+struct Host {
+    address: SocketAddr,
+    connections: Connections,
+    ports: Arc<Ports>,
+    clock: Arc<dyn Clock>,
+    registry: Arc<Registry>,
+    dispatch: Option<sandpost_dispatch::Running>,
+    stopping: CancellationToken,
+    /// Tasks that run until the stop; one that ends before is a fault.
+    tasks: JoinSet<Result<(), Expected>>,
+}
+
+impl Host {
+    /// Binds the port, opens the connections and serves HTTP: from here on messages are accepted, and wait.
+    async fn open(config: &Config, metrics: Metrics) -> Result<Self, Expected> {
+        let listener = bind(config.http.listen).await?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Expected::new(Exit::Bug, format!("failed to read the bound address: {error}")))?;
+        let tokens = Tokens::resolve(&config.http, config::environment)
+            .map_err(|error| Expected::new(Exit::Config, format!("failed to read config: {error}")))?;
+        warn_about(config);
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let connections = drivers::open(config, clock.clone()).await?;
+        for (name, subscription) in &config.subscriptions {
+            // A topic exists from now on. What the broker refuses for good, dispatch says below.
+            connections.broker.subscribe(name, &subscription.topic).await.ok();
+        }
+        let health = Arc::new(HealthBoard::default());
+        let health_timeout = Duration::from_millis(config.http.health_timeout_ms);
+        health.look(&connections.labelled(), health_timeout).await;
+        let ports = Arc::new(ports(config, &connections, clock.clone(), health.clone())?);
+        let registry = Registry::new(clock.clone());
+
+        let stopping = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let ingress = Ingress::new(Parts {
+            config: config.http.clone(),
+            tokens,
+            service: config.service.clone(),
+            publisher: ports.publisher.clone(),
+            state: connections.state.clone(),
+            plugins: registry.clone(),
+            handlers: config.subscriptions.values().map(|subscription| subscription.plugin.clone()).collect(),
+            mailbox: connections.mailbox.clone(),
+            checks: connections.checks.clone(),
+            clock: clock.clone(),
+            render_metrics: Arc::new({
+                let metrics = metrics.clone();
+                move || metrics.render()
+            }),
+        });
+        let until_stop = stopping.clone().cancelled_owned();
+        tasks.spawn(async move {
+            sandpost_ingress::serve(listener, ingress, until_stop)
+                .await
+                .map_err(|error| Expected::new(Exit::Config, format!("failed to serve HTTP: {}", chain(&error))))
+        });
+        tasks.spawn(every(METRICS_UPKEEP, stopping.clone(), move || {
+            metrics.upkeep();
+            std::future::ready(())
+        }));
+        let labelled: Arc<[_]> = connections.labelled().into();
+        tasks.spawn(every(Duration::from_millis(config.health_interval_ms), stopping.clone(), move || {
+            let (labelled, health) = (labelled.clone(), health.clone());
+            async move { health.look(&labelled, health_timeout).await }
+        }));
+        Ok(Self { address, connections, ports, clock, registry, dispatch: None, stopping, tasks })
+    }
+
+    /// Brings the plugins to life, then begins to deliver.
+    async fn start(&mut self, config: &Config) -> Result<(), Expected> {
+        let (folder, deployer) = plugins(config, self.ports.clone(), self.registry.clone()).await?;
+        let services = Services {
+            broker: self.connections.broker.clone(),
+            state: self.connections.state.clone(),
+            plugins: self.registry.clone(),
+            clock: self.clock.clone(),
+        };
+        let dispatch = Dispatcher::start(config.dispatch.clone(), config.subscriptions.clone(), services)
+            .await
+            .map_err(|error| Expected::new(Exit::Config, format!("failed to start dispatch: {}", chain(&error))))?;
+        self.dispatch = Some(dispatch);
+        let until_stop = self.stopping.clone().cancelled_owned();
+        self.tasks.spawn(async move {
+            folder.watch(until_stop).await;
+            Ok(())
+        });
+        self.tasks.spawn(every(ARTIFACTS_UPKEEP, self.stopping.clone(), move || {
+            let deployer = deployer.clone();
+            async move {
+                if let Err(error) = deployer.prune().await {
+                    tracing::warn!(error = chain(&error), "Old artifacts were not deleted; tried again later.");
+                }
+            }
+        }));
+        tracing::info!(address = %self.address, "Ready.");
+        Ok(())
+    }
+
+    /// Returns when a part of the host ended that must not.
+    async fn fault(&mut self) -> Expected {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Err(error)) => Expected::new(Exit::Bug, format!("a part of the host ended: {error}")),
+            Some(Ok(Ok(()))) | None => Expected::new(Exit::Bug, "a part of the host ended by itself"),
+        }
+    }
+
+    /// Lets nothing new in, waits for what is at work, and closes.
+    async fn stop(&mut self, grace: Duration) {
+        self.stopping.cancel();
+        let deliveries = async {
+            if let Some(dispatch) = self.dispatch.take() {
+                let report = dispatch.stop(grace).await;
+                tracing::info!(
+                    finished = report.finished,
+                    handed_back = report.handed_back,
+                    unsettled = report.unsettled,
+                    "Deliveries ended."
+                );
+            }
+        };
+        let tasks = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::join!(deliveries, tasks);
+        self.ports.effects.drain().await;
+        self.connections.close().await;
+        tracing::info!("Stopped.");
     }
 }
 
@@ -266,19 +325,17 @@ async fn plugins(
     Ok((folder, deployer))
 }
 
-/// Subscriptions whose plugin is not live.
-fn unbound<'a>(config: &'a Config, registry: &Registry) -> Vec<&'a sandpost_message::SubscriptionName> {
-    let without = |plugin| registry.handler(plugin).is_none();
-    config.subscriptions.iter().filter(|(_, one)| without(&one.plugin)).map(|(name, _)| name).collect()
-}
-
 /// Does something again and again until the stop.
-async fn every<F: Future<Output = ()>>(period: Duration, stopping: CancellationToken, mut what: impl FnMut() -> F) {
+async fn every<F: Future<Output = ()>>(
+    period: Duration,
+    stopping: CancellationToken,
+    mut what: impl FnMut() -> F,
+) -> Result<(), Expected> {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = stopping.cancelled() => return,
+            () = stopping.cancelled() => return Ok(()),
             _ = ticks.tick() => what().await,
         }
     }

@@ -50,6 +50,10 @@ impl Target {
         headers: &[(String, String)],
         body: Vec<u8>,
     ) -> Result<Answer, Expected> {
+        if !["http://", "https://"].iter().any(|scheme| self.url.starts_with(scheme)) {
+            return Err(Expected::new(Exit::Usage, format!("`{}` is not the address of a host", self.url))
+                .hint("give it as http://HOST:PORT, by --url or SANDPOST_URL"));
+        }
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)

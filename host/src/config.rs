@@ -226,10 +226,10 @@ pub(crate) const VARIABLES: &[Variable] = &[
     Variable {
         name: "NODE_ENV",
         key: "environment",
-        kind: Kind::Text,
+        kind: Kind::Word,
         help: "development, test, staging or production",
     },
-    Variable { name: "LOG_LEVEL", key: "log.level", kind: Kind::Text, help: "trace, debug, info, warn or error" },
+    Variable { name: "LOG_LEVEL", key: "log.level", kind: Kind::Word, help: "trace, debug, info, warn or error" },
     Variable { name: "REDIS_KEY_PREFIX", key: "cache.key_prefix", kind: Kind::Text, help: "put before cache keys" },
     Variable {
         name: "REDIS_TTL_SECONDS",
@@ -259,8 +259,12 @@ pub(crate) const REAL_SERVICES: &[&str] = &[
     "PUBSUB_PROJECT_ID",
     "GOOGLE_CLOUD_PROJECT",
     "RABBITMQ_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_ROLE_ARN",
+    "MAIL_TRANSPORT",
     "MYSQL_HOST",
     "DATABASE_URL",
+    "DATABASE_READ_REPLICA_URL",
     "MONGODB_URL",
     "MONGODB_URI",
 ];
@@ -298,6 +302,23 @@ fn check(config: &Config) -> Result<(), Expected> {
     let wrong = |reason: String| Expected::new(Exit::Config, format!("failed to read config: {reason}"));
     config.http.validate().map_err(|error| wrong(error.to_string()))?;
     sandpost_dispatch::validate(&config.dispatch, &config.subscriptions).map_err(|error| wrong(error.to_string()))?;
+    for (key, value, least, most) in [
+        ("shutdown_grace_ms", config.shutdown_grace_ms, 0, 10 * 60 * 1000),
+        ("effect_timeout_ms", config.effect_timeout_ms, 100, 10 * 60 * 1000),
+        ("health_interval_ms", config.health_interval_ms, 100, 60 * 60 * 1000),
+        ("deployment.settle_ms", config.deployment.settle_ms, 1, 60_000),
+        ("deployment.rescan_ms", config.deployment.rescan_ms, 10, 60 * 60 * 1000),
+        ("deployment.trial_max_ms", config.deployment.trial_max_ms, 100, 60 * 60 * 1000),
+        ("deployment.compile_parallel", config.deployment.compile_parallel as u64, 1, 64),
+        ("deployment.artifact_max_bytes", config.deployment.artifact_max_bytes, 1024, 1 << 30),
+        ("cache.default_ttl_seconds", config.cache.default_ttl_seconds, 1, 10 * 366 * 24 * 60 * 60),
+        ("runtime.threads", config.runtime.threads as u64, 0, 1024),
+        ("runtime.instances_max", config.runtime.instances_max as u64, 1, 100_000),
+    ] {
+        if !(least..=most).contains(&value) {
+            return Err(wrong(format!("`{key}` is {value}; it must be {least} to {most}")));
+        }
+    }
     if let Some(from) = &config.email.from {
         sandpost_mail::parse_address(from).map_err(|error| wrong(format!("`email.from`: {error}")))?;
     }

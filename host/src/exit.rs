@@ -76,8 +76,14 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Reports the error on standard error and chooses the code.
-pub(crate) fn report(error: &Expected) -> ExitCode {
-    crate::output::note(&error.render());
+pub(crate) fn report(error: &Expected, json: bool) -> ExitCode {
+    if json {
+        let Expected { exit, message, details, hint } = error;
+        let (code, error) = (*exit as u8, serde_json::json!({ "message": message, "details": details, "hint": hint }));
+        crate::output::note(&serde_json::json!({ "error": error, "exit_code": code }).to_string());
+    } else {
+        crate::output::note(&error.render());
+    }
     ExitCode::from(error.exit as u8)
 }
 

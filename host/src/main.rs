@@ -32,9 +32,10 @@ fn main() -> ExitCode {
             return if wrong { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
         }
     };
+    let json = cli.json;
     match obey(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit::report(&error),
+        Err(error) => exit::report(&error, json),
     }
 }
 

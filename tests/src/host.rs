@@ -329,7 +329,7 @@ fn try_spawn(setup: &Setup, folder: &Path) -> Result<Spawned, (ExitStatus, Strin
     loop {
         let address = log.lock().expect("the log").iter().find_map(|line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            (line["message"] == "HTTP is served.").then_some(())?;
+            (line["message"] == "Ready.").then_some(())?;
             line["metadata"]["address"].as_str().map(str::to_owned)
         });
         if let Some(address) = address {

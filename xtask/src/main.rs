@@ -99,5 +99,6 @@ fn lint() -> Result<(), Failure> {
     step("The repository's own rules");
     tidy::check(&repository())?;
     step("Clippy");
-    cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny", "warnings"])
+    cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny", "warnings"])?;
+    cargo(&["clippy", "--manifest-path", "plugins/Cargo.toml", "--all-targets", "--", "--deny", "warnings"])
 }

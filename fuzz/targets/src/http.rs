@@ -37,6 +37,7 @@ pub fn http(data: &[u8]) {
             publisher: Publisher::new(store.clone(), store.clone(), clock.clone()),
             state: store.clone(),
             plugins: Arc::new(NoPlugins),
+            handlers: Vec::new(),
             mailbox: None,
             checks: Vec::new(),
             clock,

@@ -89,14 +89,20 @@ fn cargo(source: &Path) -> Result<PathBuf, Expected> {
                 .hint("install Rust: https://rustup.rs")
         })?;
     if !run.status.success() {
-        return Err(Expected::new(Exit::Plugin, "failed to build: cargo's own words are above")
-            .detail(format!("--> {}", cargo_toml.display()))
-            .hint(format!("if the target is missing: rustup target add {TARGET}")));
+        let error = Expected::new(Exit::Plugin, "failed to build: cargo's own words are above")
+            .detail(format!("--> {}", cargo_toml.display()));
+        return Err(if has_target() { error } else { error.hint(format!("rustup target add {TARGET}")) });
     }
     component_of(&run.stdout).ok_or_else(|| {
         Expected::new(Exit::Plugin, "failed to build: cargo made no .wasm file")
             .hint("a plugin's Cargo.toml needs `[lib] crate-type = [\"cdylib\"]`")
     })
+}
+
+/// Whether the standard library for plugins is installed, as far as the compiler can tell.
+fn has_target() -> bool {
+    let libraries = Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
+    libraries.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }
 
 /// The last `.wasm` that cargo reports: the package itself comes after what it depends on.

@@ -14,13 +14,16 @@ use crate::output;
 use notify::{RecursiveMode, Watcher as _};
 use sandpost_dispatch::SubscriptionConfig;
 use sandpost_message::SubscriptionName;
-use std::collections::BTreeSet;
+use sandpost_runtime::Expected as Expectation;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Editors write a file in several steps; a build begins when they are done.
 const QUIET: Duration = Duration::from_millis(150);
+/// Who sends, where nothing is configured. The name is reserved (RFC 2606): such a mail reaches nobody.
+const DEFAULT_SENDER: &str = "Sandpost <noreply@sandpost.example>";
 /// Changes that wait while a build is under way. More are one build all the same.
 const CHANGES_MAX: usize = 1024;
 
@@ -35,17 +38,30 @@ pub(crate) fn dev(arguments: &Dev) -> Result<(), Expected> {
     if !from_file {
         config.deployment.grants = GrantMode::Requested;
     }
+    let mut examples = BTreeMap::new();
     for source in &sources {
         let built = build::plugin(source, None, &folder)?;
         if !from_file {
             suggest(&mut config, &built.manifest);
         }
+        for sample in built.manifest.samples.iter().filter(|sample| sample.expect == Expectation::Ack) {
+            let body = || String::from_utf8_lossy(&sample.body()).into_owned();
+            examples.entry(sample.topic.to_string()).or_insert_with(body);
+        }
     }
-    super::run::host(config, move |serving| watch(serving, sources, folder))
+    super::run::host(config, move |serving| watch(serving, sources, folder, examples))
 }
 
-/// Without a configuration a handler listens to the topics that its manifest suggests.
+/// Without a configuration a handler listens to the topics that its manifest suggests, and the connections that it asks
+/// for are there, empty.
 fn suggest(config: &mut Config, manifest: &sandpost_runtime::Manifest) {
+    config.email.from.get_or_insert_with(|| DEFAULT_SENDER.to_owned());
+    for grant in &manifest.grants.sql {
+        config.sql.entry(grant.connection.clone()).or_default();
+    }
+    for grant in &manifest.grants.documents {
+        config.documents.entry(grant.connection.clone()).or_default();
+    }
     for topic in &manifest.topics {
         let name = format!("{}.{topic}", manifest.name);
         if let Ok(name) = name.parse::<SubscriptionName>() {
@@ -77,8 +93,13 @@ fn sources(named: &[PathBuf]) -> Result<Vec<PathBuf>, Expected> {
 }
 
 /// Says what to try, then rebuilds until the host stops.
-async fn watch(serving: Serving, sources: Vec<PathBuf>, out: PathBuf) -> Result<(), Expected> {
-    greet(&serving, &sources);
+async fn watch(
+    serving: Serving,
+    sources: Vec<PathBuf>,
+    out: PathBuf,
+    examples: BTreeMap<String, String>,
+) -> Result<(), Expected> {
+    greet(&serving, &sources, &examples);
     let (changed, mut changes) = mpsc::channel(CHANGES_MAX);
     let failed = |error: notify::Error| Expected::new(Exit::Bug, format!("failed to watch the sources: {error}"));
     let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
@@ -133,19 +154,22 @@ fn changed_sources<'a>(sources: &'a [PathBuf], paths: &[PathBuf]) -> BTreeSet<&'
         .collect()
 }
 
-fn greet(serving: &Serving, sources: &[PathBuf]) {
+/// What to try next, with the plugins' own samples as messages.
+fn greet(serving: &Serving, sources: &[PathBuf], examples: &BTreeMap<String, String>) {
     let base = format!("http://{}", serving.address);
+    let watched = if sources.len() == 1 { "1 plugin".to_owned() } else { format!("{} plugins", sources.len()) };
     output::note("");
-    output::note(&format!("Sandpost is up at {base}; it watches the sources of {} plugins.", sources.len()));
+    output::note(&format!("Sandpost is up at {base} and watches the sources of {watched}. Try:"));
     for topic in &serving.topics {
+        let body = examples.get(topic).map_or("{}", String::as_str).replace('\'', "'\\''");
         output::note(&format!(
-            "  publish    curl -d '{{}}' -H 'content-type: application/json' {base}/v1/topics/{topic}/messages"
+            "  curl {base}/v1/topics/{topic}/messages -H 'content-type: application/json' -d '{body}'"
         ));
     }
-    output::note(&format!("  the mail   curl {base}/v1/mailbox/latest"));
-    output::note(&format!("  a message  curl {base}/v1/messages/ID"));
-    output::note(&format!("  plugins    curl {base}/v1/plugins"));
-    output::note("Save a file of a plugin to rebuild and swap it. Stop with Ctrl-C.");
+    output::note(&format!("  curl {base}/v1/mailbox/latest          the last mail"));
+    output::note(&format!("  curl {base}/v1/messages/ID             what happened to a message"));
+    output::note(&format!("  curl {base}/v1/plugins                 what is live"));
+    output::note("Save a file of a plugin to rebuild and swap it. Ctrl-C stops.");
 }
 
 #[cfg(test)]

@@ -66,6 +66,15 @@ fn checks(config: &Config) -> Vec<Check> {
         Check { what: "tokens".into(), outcome: tokens(config) },
         Check { what: "real services".into(), outcome: real_services() },
     ];
+    for (label, one) in &config.sql {
+        if let Some(file) = &one.embedded.init_file {
+            let outcome = match file.metadata() {
+                Ok(_) => Ok(file.display().to_string()),
+                Err(error) => Err(format!("{}: {error}", file.display())),
+            };
+            checks.push(Check { what: format!("sql.{label}.embedded.init_file"), outcome });
+        }
+    }
     let files = plugin_files(&config.deployment.directory);
     checks.push(Check {
         what: "plugin folder".into(),
@@ -107,7 +116,8 @@ fn real_services() -> Result<String, String> {
     if set.is_empty() {
         Ok("none is configured; everything is embedded".to_owned())
     } else {
-        Err(format!("{} is set, but this build has embedded drivers only", set.join(", ")))
+        // In production the configuration would not have been read.
+        Ok(format!("{} is set and not used: this build has embedded drivers only", set.join(", ")))
     }
 }
 
@@ -143,7 +153,8 @@ fn name_of(origin: &Origin, file: Option<&Path>) -> String {
 fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
     last == "sha256"
-        || (key.contains(".config.") && ["key", "secret", "token", "password"].iter().any(|word| last.contains(word)))
+        || (key.contains(".config.")
+            && ["key", "secret", "token", "pass", "credential", "dsn", "url"].iter().any(|word| last.contains(word)))
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub(crate) struct Variable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Text,
+    /// One of a closed list; upper case is the same.
+    Word,
     Integer,
 }
 
@@ -71,6 +73,7 @@ pub(crate) fn load<T: DeserializeOwned>(
         let Some(text) = lookup(variable.name).filter(|text| !text.is_empty()) else { continue };
         let value = match variable.kind {
             Kind::Text => Value::String(text),
+            Kind::Word => Value::String(text.to_ascii_lowercase()),
             Kind::Integer => Value::Integer(text.parse().map_err(|_| {
                 Expected::new(Exit::Config, format!("failed to read config: {} is not a whole number", variable.name))
                     .hint(variable.help)

@@ -57,7 +57,7 @@ fn handle(event: Json<Created>) -> Result<()> {
     let notification = keep(&notifications, &event)?;
 
     let sent = Email::to(recipient(&user))
-        .template(&event.r#type, &mail_data(&event, &user, &notification))
+        .template(template(&event, &notification), &mail_data(&event, &user, &notification))
         .locale(user.locale.as_deref())
         .tag("type", tag_value(&event.r#type))
         .send();
@@ -107,6 +107,12 @@ fn keep(notifications: &Collection, event: &Created) -> Result<Notification> {
     let filter = json!({"_id": event.notification_id});
     let kept = notifications.find_one_and_update(&filter, &update, true, ReturnDocument::After);
     Ok(kept.context("keeping the notification")?.unwrap_or_default())
+}
+
+/// The type names the template; one that shows title and message needs both, and says so in general words without.
+fn template<'a>(event: &'a Created, notification: &Notification) -> &'a str {
+    let complete = notification.title.is_some() && notification.message.is_some();
+    if event.r#type == "notification" && !complete { "default" } else { &event.r#type }
 }
 
 fn mail_data(event: &Created, user: &User, notification: &Notification) -> serde_json::Value {

@@ -79,7 +79,8 @@ pub(crate) async fn edge(
         headers.insert(REQUEST_ID, value);
     }
     let seconds = started.elapsed().as_secs_f64();
-    RequestFinished { route, method, status: response.status().as_u16(), seconds, caller }.emit();
+    RequestFinished { route, method, status: response.status().as_u16(), seconds, caller, request_id: &request_id }
+        .emit();
     response
 }
 

@@ -9,15 +9,17 @@
 //! E-mail, the host's own state and plugins show only in the verbose form; of those only the state decides readiness,
 //! as a part of `database`: mail that cannot be sent now is tried again, but without state nothing can be accepted.
 
-use crate::App;
 use crate::read::Asked;
+use crate::{App, Config};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::join_all;
+use sandpost_message::PluginName;
 use sandpost_ports::health::Health as Port;
 use sandpost_ports::plugins::Plugins;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -55,6 +57,8 @@ pub enum CheckRole {
 pub(crate) struct Health {
     checks: Vec<Check>,
     plugins: Arc<dyn Plugins>,
+    /// What subscriptions are bound to.
+    handlers: Vec<PluginName>,
     timeout: Duration,
     reuse: Duration,
     /// Held while the checks run: whoever asks meanwhile gets the answer of that round.
@@ -155,9 +159,15 @@ pub(crate) struct ReadyQuery {
 }
 
 impl Health {
-    pub(crate) fn new(checks: Vec<Check>, plugins: Arc<dyn Plugins>, timeout_ms: u64, reuse_ms: u64) -> Self {
-        let (timeout, reuse) = (Duration::from_millis(timeout_ms), Duration::from_millis(reuse_ms));
-        Self { checks, plugins, timeout, reuse, last: Mutex::new(None) }
+    pub(crate) fn new(
+        checks: Vec<Check>,
+        plugins: Arc<dyn Plugins>,
+        handlers: Vec<PluginName>,
+        config: &Config,
+    ) -> Self {
+        let timeout = Duration::from_millis(config.health_timeout_ms);
+        let reuse = Duration::from_millis(config.health_cache_ms);
+        Self { checks, plugins, handlers, timeout, reuse, last: Mutex::new(None) }
     }
 
     async fn report(&self) -> Arc<Report> {
@@ -184,13 +194,10 @@ impl Health {
     }
 
     fn of_plugins(&self) -> Finding {
-        let without: Vec<String> = self
-            .plugins
-            .list()
-            .into_iter()
-            .filter(|plugin| plugin.live.is_none())
-            .map(|plugin| plugin.name.into())
-            .collect();
+        let refused = self.plugins.list().into_iter().filter(|plugin| plugin.live.is_none()).map(|plugin| plugin.name);
+        let missing = self.handlers.iter().filter(|name| self.plugins.handler(name).is_none()).cloned();
+        let without: BTreeSet<String> = refused.chain(missing).map(String::from).collect();
+        let without: Vec<String> = without.into_iter().collect();
         if without.is_empty() {
             Finding::ok(0)
         } else {

@@ -39,6 +39,7 @@ pub use serve::{ServeError, serve};
 
 use axum::Router;
 use axum::routing::MethodRouter;
+use sandpost_message::PluginName;
 use sandpost_ports::clock::Clock;
 use sandpost_ports::email::Mailbox;
 use sandpost_ports::plugins::Plugins;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub state: Arc<dyn State>,
     /// What `/v1/plugins` lists.
     pub plugins: Arc<dyn Plugins>,
+    /// The plugins that subscriptions are bound to; `/readyz?verbose=1` says which of them are not live.
+    pub handlers: Vec<PluginName>,
     /// The mail catcher, where mail is caught.
     pub mailbox: Option<Arc<dyn Mailbox>>,
     /// What `/readyz` asks.
@@ -111,13 +114,24 @@ struct Inner {
 impl Ingress {
     /// Of these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, tokens, service, publisher, state, plugins, mailbox, checks, clock, render_metrics } =
-            parts;
+        let Parts {
+            config,
+            tokens,
+            service,
+            publisher,
+            state,
+            plugins,
+            handlers,
+            mailbox,
+            checks,
+            clock,
+            render_metrics,
+        } = parts;
         // The description is made of constants and strings: writing it cannot fail.
         let openapi = serde_json::to_vec(&openapi()).unwrap_or_default().into();
         Self {
             app: Arc::new(Inner {
-                health: health::Health::new(checks, plugins.clone(), config.health_timeout_ms, config.health_cache_ms),
+                health: health::Health::new(checks, plugins.clone(), handlers, &config),
                 slots: Arc::new(Semaphore::new(config.requests_max)),
                 service: service.chars().filter(|c| c.is_ascii_alphanumeric() || "-_. ".contains(*c)).collect(),
                 config,

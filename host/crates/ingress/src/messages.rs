@@ -16,7 +16,7 @@ pub(crate) struct History {
     id: String,
     /// The trace that all its steps share; of the first, where a repetition brought another.
     trace_id: String,
-    /// In the order in which they were recorded.
+    /// In the order of time.
     steps: Vec<StepView>,
 }
 
@@ -70,7 +70,9 @@ impl From<LedgerEntry> for StepView {
 )]
 pub(crate) async fn history(State(app): State<App>, Segment(id): Segment) -> Result<Json<History>, Reject> {
     let id: MessageId = id.parse().map_err(|_| Reject::Unknown(Thing::Message))?;
-    let entries = app.state.history(&id).await?;
+    let mut entries = app.state.history(&id).await?;
+    // Steps are written by whoever takes them, and not always in the order in which they were taken.
+    entries.sort_by_key(|entry| (entry.at_ms, entry.attempt, entry.step.rank()));
     let trace_id = entries.first().ok_or(Reject::Unknown(Thing::Message))?.trace_id.clone();
     Ok(Json(History { id: id.into(), trace_id, steps: entries.into_iter().map(StepView::from).collect() }))
 }

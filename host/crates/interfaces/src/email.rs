@@ -112,11 +112,12 @@ impl From<ComposeError> for Unsent {
 
 impl From<RenderError> for Unsent {
     fn from(error: RenderError) -> Self {
-        Self::Render(match error {
-            RenderError::UnknownTemplate(name) => format!("no live plugin has template `{name}`"),
-            RenderError::InvalidData(what) => format!("the template's data is not valid: {what}"),
-            RenderError::Failed(what) => what,
-        })
+        match error {
+            // The same data will not do next time either; the other two a deployment can mend.
+            RenderError::InvalidData(what) => Self::Rejected(format!("the template's data is not valid: {what}")),
+            RenderError::UnknownTemplate(name) => Self::Render(format!("no live plugin has template `{name}`")),
+            RenderError::Failed(what) => Self::Render(what),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use sandpost_message::{Digest, PluginName};
 use sandpost_ports::plugins::{Identity, Refusal};
 use sandpost_ports::state::Deployment;
 use sandpost_telemetry::events::runtime as events;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -246,6 +246,10 @@ impl Deployer {
         if !missing.is_empty() {
             return Err(refuse(Some(&name), Step::Grants, format!("not granted: {}", missing.join("; "))));
         }
+        let absent = self.absent(&manifest.grants);
+        if !absent.is_empty() {
+            return Err(refuse(Some(&name), Step::Grants, format!("this host has no {}", absent.join(", "))));
+        }
         if !surface.handler && !surface.template {
             return Err(refuse(Some(&name), Step::Contract, NO_EXPORT.to_owned()));
         }
@@ -415,6 +419,22 @@ impl Deployer {
         tokio::task::spawn_blocking(move || artifacts.prune(&keep))
             .await
             .unwrap_or_else(|error| Err(ArtifactError::Folder(std::io::Error::other(error))))
+    }
+
+    /// Connections that a plugin asks for and the host does not have: a version that could not work does not go live.
+    fn absent(&self, asked: &Grants) -> Vec<String> {
+        let sql =
+            asked.sql.iter().map(|grant| ("SQL", &grant.connection, self.ports.sql.contains_key(&grant.connection)));
+        let documents = asked
+            .documents
+            .iter()
+            .map(|grant| ("document", &grant.connection, self.ports.documents.contains_key(&grant.connection)));
+        let absent: BTreeSet<String> = sql
+            .chain(documents)
+            .filter(|(_, _, there)| !there)
+            .map(|(kind, label, _)| format!("{kind} connection `{label}`"))
+            .collect();
+        absent.into_iter().collect()
     }
 
     fn grants(&self, manifest: &Manifest) -> Grants {

@@ -15,6 +15,7 @@ use sandpost_ports::clock::Clock;
 use sandpost_ports::plugins::{Attempt, UnknownEffects};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 /// Templates of one plugin.
 const TEMPLATES_MAX: usize = 256;
@@ -146,7 +147,9 @@ async fn handler(
         attempts_max: ATTEMPTS_MAX,
         unknown_effects: UnknownEffects::default(),
     };
-    let (ended, said) = match version.attempt(context, attempt).await {
+    // What the plugin logs meanwhile is not about a message that anybody published; its lines say so.
+    let tried = version.attempt(context, attempt).instrument(tracing::info_span!("trial", trial = true));
+    let (ended, said) = match tried.await {
         Outcome::Verdict(Verdict::Ack) => (Expected::Ack, String::new()),
         Outcome::Verdict(Verdict::Retry { reason, .. }) => (Expected::Retry, reason),
         Outcome::Verdict(Verdict::Reject { reason }) => (Expected::Reject, reason),

@@ -11,12 +11,12 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::io::Write as _;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::BorrowedFormatItem;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Registry, fmt as readable};
+use tracing_subscriber::{EnvFilter, Registry};
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
@@ -65,14 +65,9 @@ pub fn init(service: &str, level: Level, format: Format, terminal: bool) -> Resu
         Format::Text => false,
         Format::Auto => !terminal,
     };
-    let installed = if as_json {
-        let json = JsonLines { service: service.to_owned() };
-        tracing::subscriber::set_global_default(Registry::default().with(filter).with(json))
-    } else {
-        let lines = readable::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false).compact();
-        tracing::subscriber::set_global_default(Registry::default().with(filter).with(lines))
-    };
-    installed.map_err(|error| LogError(error.to_string()))
+    let style = if as_json { Style::Json { service: service.to_owned() } } else { Style::Text { colours: terminal } };
+    tracing::subscriber::set_global_default(Registry::default().with(filter).with(Lines(style)))
+        .map_err(|error| LogError(error.to_string()))
 }
 
 /// Why there are no logs.
@@ -80,14 +75,18 @@ pub fn init(service: &str, level: Level, format: Format, terminal: bool) -> Resu
 #[error("logs cannot be written: {0}")]
 pub struct LogError(String);
 
-struct JsonLines {
-    service: String,
+/// Both styles show the same fields, redacted the same.
+struct Lines(Style);
+
+enum Style {
+    Json { service: String },
+    Text { colours: bool },
 }
 
 /// The fields of a span, kept beside it for the events inside.
 struct SpanFields(Map<String, Value>);
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_new_span(&self, attributes: &tracing::span::Attributes<'_>, id: &tracing::Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
@@ -118,25 +117,21 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLines {
         let mut fields = Fields::default();
         event.record(&mut fields);
         metadata.extend(fields.0);
-        let line = line(&self.service, *event.metadata().level(), event.metadata().target(), metadata);
+        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        let line = match &self.0 {
+            Style::Json { service } => json_line(service, level, target, metadata),
+            Style::Text { colours } => text_line(level, target, metadata, *colours),
+        };
         // One write for the whole line, so that lines of several threads do not mix. A closed standard error is not
         // a reason to stop the host.
         std::io::stderr().lock().write_all(line.as_bytes()).ok();
     }
 }
 
-fn line(service: &str, level: tracing::Level, target: &str, mut metadata: Map<String, Value>) -> String {
-    let message = metadata.remove("message").unwrap_or_default();
-    if target == PLUGIN {
-        spread(&mut metadata);
-    }
-    let module = match metadata.get("plugin") {
-        Some(Value::String(plugin)) if target == PLUGIN => plugin.clone(),
-        _ => module_of(target).to_owned(),
-    };
-    let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+fn json_line(service: &str, level: tracing::Level, target: &str, mut metadata: Map<String, Value>) -> String {
+    let (module, message) = parts(target, &mut metadata);
     let object = serde_json::json!({
-        "timestamp": timestamp,
+        "timestamp": now(),
         "level": level.as_str().to_ascii_lowercase(),
         "service": service,
         "module": module,
@@ -147,6 +142,56 @@ fn line(service: &str, level: tracing::Level, target: &str, mut metadata: Map<St
     line.push('\n');
     line
 }
+
+/// `12:30:05.123 INFO  dispatch: A sentence. key=value key="two words"`
+fn text_line(level: tracing::Level, target: &str, mut metadata: Map<String, Value>, colours: bool) -> String {
+    let (module, message) = parts(target, &mut metadata);
+    let colour = match level {
+        tracing::Level::ERROR => "31",
+        tracing::Level::WARN => "33",
+        tracing::Level::INFO => "32",
+        _ => "34",
+    };
+    let paint = |code: &str, text: &str| {
+        if colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    };
+    let timestamp = now();
+    let time = timestamp.get(11..23).unwrap_or(&timestamp);
+    let message = message.as_str().unwrap_or_default().to_owned();
+    let level = paint(colour, &format!("{:5}", level.as_str()));
+    let mut line = format!("{} {level} {}: {message}", paint("2", time), paint("1", &module));
+    for (key, value) in metadata {
+        let value = match value {
+            Value::String(text) if text.is_empty() || text.contains([' ', '"', '\n']) => format!("{text:?}"),
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        line.push_str(&format!(" {}{value}", paint("2", &format!("{key}="))));
+    }
+    line.push('\n');
+    line
+}
+
+/// Takes the message out of the fields, spreads a plugin's own, and names the module.
+fn parts(target: &str, metadata: &mut Map<String, Value>) -> (String, Value) {
+    let message = metadata.remove("message").unwrap_or_default();
+    if target == PLUGIN {
+        spread(metadata);
+    }
+    let module = match metadata.get("plugin") {
+        Some(Value::String(plugin)) if target == PLUGIN => plugin.clone(),
+        _ => module_of(target).to_owned(),
+    };
+    (module, message)
+}
+
+/// RFC 3339 with milliseconds, UTC.
+fn now() -> String {
+    OffsetDateTime::now_utc().format(TIMESTAMP).unwrap_or_default()
+}
+
+const TIMESTAMP: &[BorrowedFormatItem<'_>] =
+    time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// The target of what plugins say; `interfaces::log` writes it.
 const PLUGIN: &str = "plugin";
@@ -213,7 +258,7 @@ mod tests {
         metadata.insert("message".into(), "Sent to a***@example.com.".into());
         metadata.insert("plugin".into(), "notification-email".into());
         metadata.insert("duration_ms".into(), 12.into());
-        let text = line("backend", tracing::Level::INFO, "plugin", metadata);
+        let text = json_line("backend", tracing::Level::INFO, "plugin", metadata);
         let value: Value = serde_json::from_str(&text).unwrap();
         let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["timestamp", "level", "service", "module", "message", "metadata"]);
@@ -222,6 +267,16 @@ mod tests {
         assert_eq!(value["module"], "notification-email");
         assert_eq!(value["metadata"]["duration_ms"], 12);
         assert!(text.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_readable_line_says_the_same() {
+        let mut metadata = Map::new();
+        metadata.insert("message".into(), "It ended.".into());
+        metadata.insert("reason".into(), "two words".into());
+        metadata.insert("attempt".into(), 2.into());
+        let text = text_line(tracing::Level::WARN, "sandpost_dispatch::settle", metadata, false);
+        assert_eq!(&text[13..], "WARN  dispatch: It ended. reason=\"two words\" attempt=2\n");
     }
 
     #[test]
@@ -234,7 +289,7 @@ mod tests {
             ("sandpost_telemetry::events::runtime", "runtime"),
             ("wasmtime::engine", "wasmtime"),
         ] {
-            let text = line("backend", tracing::Level::WARN, target, Map::new());
+            let text = json_line("backend", tracing::Level::WARN, target, Map::new());
             assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["module"], module);
         }
     }
@@ -244,7 +299,7 @@ mod tests {
         let mut metadata = Map::new();
         metadata.insert("plugin".into(), "notification-email".into());
         metadata.insert("fields".into(), r#"{"userId":"user_1","plugin":"another"}"#.into());
-        let value: Value = serde_json::from_str(&line("backend", tracing::Level::INFO, PLUGIN, metadata)).unwrap();
+        let value: Value = serde_json::from_str(&json_line("backend", tracing::Level::INFO, PLUGIN, metadata)).unwrap();
         assert_eq!(value["metadata"], serde_json::json!({"plugin": "notification-email", "userId": "user_1"}));
     }
 }

@@ -416,6 +416,7 @@ impl World {
             publisher: Publisher::new(broker.clone(), state.clone(), as_clock.clone()),
             state: state.clone(),
             plugins: Arc::new(FakePlugins),
+            handlers: Vec::new(),
             mailbox,
             checks,
             clock: as_clock,

@@ -96,6 +96,19 @@ pub enum Step {
 }
 
 impl Step {
+    /// Where it stands among steps of one millisecond: a message is accepted before it is tried, and an attempt's end
+    /// comes after what happened in it, in whatever order the store learned of them.
+    pub fn rank(self) -> u8 {
+        match self {
+            Self::Accepted | Self::Deduplicated | Self::Replayed => 0,
+            Self::Started => 1,
+            Self::EffectClaimed => 2,
+            Self::EffectSending => 3,
+            Self::EffectSent | Self::EffectRepeated | Self::EffectFailed | Self::EffectUnknown => 4,
+            Self::Acknowledged | Self::RetryPlanned | Self::HandedBack | Self::DeadLettered | Self::Discarded => 5,
+        }
+    }
+
     /// The word in the API and in stores. Never renamed.
     pub fn word(self) -> &'static str {
         match self {

@@ -24,13 +24,16 @@ pub struct RequestFinished<'a> {
     pub seconds: f64,
     /// Who asked, by the token's name.
     pub caller: Option<&'a str>,
+    /// As in the answer's `x-request-id`.
+    pub request_id: &'a str,
 }
 
 impl RequestFinished<'_> {
     /// Counts and logs it.
     pub fn emit(self) {
-        let Self { route, method, status, seconds, caller } = self;
-        tracing::debug!(target: TARGET, status, duration_ms = seconds * 1000.0, caller, "Answered a request.");
+        let Self { route, method, status, seconds, caller, request_id } = self;
+        let duration_ms = seconds * 1000.0;
+        tracing::debug!(target: TARGET, request_id, method, route, status, duration_ms, caller, "Answered a request.");
         metrics::counter!(
             "sandpost_http_requests_total",
             "route" => route.to_owned(), "method" => method, "status" => status.to_string()

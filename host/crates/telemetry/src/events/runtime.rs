@@ -84,6 +84,9 @@ impl GrantsAssumed<'_> {
     /// Says so.
     pub fn emit(self) {
         let Self { plugin, grants } = self;
+        if grants.is_empty() {
+            return;
+        }
         tracing::info!(plugin, grants, "Granted all that the plugin asks for, as in development.");
     }
 }
