@@ -145,6 +145,9 @@ fn completions_are_printed() {
 fn the_example_has_every_key_and_starts() {
     let tokens = [("SHOP_TOKEN", "0123456789abcdef-shop"), ("OPERATIONS_TOKEN", "0123456789abcdef-operations")];
     let example = std::fs::read_to_string(repository().join("sandpost.example.toml")).expect("the example");
+    // Relative paths belong to the folder that the program is started in.
+    let seed = repository().join("plugins/seed.sql").display().to_string();
+    let example = example.replace("plugins/seed.sql", &seed);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sandpost.toml");
     std::fs::write(&file, &example).expect("written");
@@ -161,7 +164,7 @@ fn the_example_has_every_key_and_starts() {
     assert_eq!(missing, Vec::<&str>::new(), "keys that the example does not show");
 
     let host = Host::start(Setup {
-        config: example.replace("plugins/seed.sql", "seed.sql"),
+        config: example,
         whole: true,
         environment: tokens.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         plugins: ["notification-email", "transactional-templates"].map(plugin).to_vec(),

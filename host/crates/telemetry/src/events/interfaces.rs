@@ -174,7 +174,12 @@ impl EmailWarned<'_> {
         let Self { plugin, version, message_id, trace_id, template, warnings } = self;
         let warnings = warnings.join("; ");
         tracing::debug!(
-            plugin, version, message_id, trace_id, template, warnings,
+            plugin,
+            version,
+            message_id,
+            trace_id,
+            template,
+            warnings,
             "A mail was changed on its way, or will not look as it was meant to."
         );
     }

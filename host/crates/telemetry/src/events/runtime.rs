@@ -165,7 +165,15 @@ impl PluginFault<'_> {
         let Self { plugin, version, message_id, trace_id, kind, detail } = self;
         counter!("sandpost_plugin_faults_total", "plugin" => plugin.to_owned(), "kind" => kind.word()).increment(1);
         let kind = kind.word();
-        tracing::warn!(plugin, version, message_id, trace_id, kind, detail, "A call of a plugin ended without an answer.");
+        tracing::warn!(
+            plugin,
+            version,
+            message_id,
+            trace_id,
+            kind,
+            detail,
+            "A call of a plugin ended without an answer."
+        );
     }
 }
 
