@@ -339,7 +339,12 @@ fn try_spawn(setup: &Setup, folder: &Path) -> Result<Spawned, (ExitStatus, Strin
             reading.join().expect("the reader ends");
             return Err((status, log.lock().expect("the log").join("\n")));
         }
-        assert!(Instant::now() < deadline, "the host does not serve; log: {:#?}", log.lock().expect("the log"));
+        if Instant::now() > deadline {
+            // Nobody has it yet who would end it.
+            child.kill().ok();
+            child.wait().ok();
+            panic!("the host does not serve; log: {:#?}", log.lock().expect("the log"));
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
 }
