@@ -11,6 +11,7 @@ use sandpost_ports::broker::{Backlog, Broker, Delivery, Published, Receipt, Sett
 use sandpost_ports::health::Health;
 use sandpost_ports::{ErrorKind, PortError};
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -76,7 +77,8 @@ impl Store {
             for entry in &queue.entries {
                 let message = self.sim.name("m", entry.message.id.as_str());
                 let wait = entry.visible_at_ms.saturating_sub(self.sim.now_ms());
-                text += &format!(" {message} on {name}: attempts {}, due in {wait} ms;", entry.attempts);
+                let attempts = entry.attempts;
+                write!(text, " {message} on {name}: attempts {attempts}, due in {wait} ms;").ok();
             }
         }
         text

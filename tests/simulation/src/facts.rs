@@ -22,6 +22,9 @@ pub(crate) struct Facts {
     pub(crate) published: BTreeMap<String, u64>,
     /// How often a key was found half handed over, by what it is.
     pub(crate) found_sending: HashMap<String, u64>,
+    /// A key was released after it had been found half handed over: the release was on its way when its host gave up
+    /// waiting, or went down.
+    pub(crate) released_late: HashSet<Spot>,
     /// The keys of what was handed over.
     pub(crate) keys: BTreeMap<String, BTreeSet<String>>,
     /// Ids that the provider and the broker gave.

@@ -162,7 +162,7 @@ impl SimHandler {
             7 => (Fault::new(FaultKind::NoInstance, "all are at work").into(), End::Fault(FaultKind::NoInstance)),
             // Longer than any deadline of a plan, and than the backstop after it.
             8 => {
-                tokio::time::sleep(Duration::from_secs(3_600)).await;
+                tokio::time::sleep(Duration::from_hours(1)).await;
                 later(None)
             }
             n => {

@@ -169,7 +169,8 @@ impl Plan {
             embedded,
             broker_deduplicates: c.in_thousand(500),
             provider_deduplicates: c.in_thousand(300),
-            effect_timeout_ms: c.pick(&[2_000, 30_000]),
+            // Longer than any request can take, as a host's has to be.
+            effect_timeout_ms: c.pick(&[4_000, 30_000]),
             deadline_ms: c.pick(&[1_000, 10_000, 40_000]),
             crashes_max: if calm { 1 } else { c.pick(&[0, 1, 3, 6]) },
             crash_span: c.pick(&[60, 200, 800]),

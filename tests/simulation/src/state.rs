@@ -130,7 +130,12 @@ impl Memory {
             return Err(PortError::new(ErrorKind::Conflict, "another owner has it"));
         }
         self.sim.trace(format_args!("effect {name} released"));
-        kept.effects.remove(key);
+        if let Some(effect) = kept.effects.remove(key) {
+            let mut facts = self.sim.facts();
+            if facts.found_sending.contains_key(key) {
+                facts.released_late.insert((effect.message, effect.subscription));
+            }
+        }
         Ok(())
     }
 
@@ -178,12 +183,23 @@ impl Health for SimState {
     }
 }
 
+/// An entry of the ledger that may not be there.
+struct Gap<'a>(&'a Sim);
+
+impl Drop for Gap<'_> {
+    fn drop(&mut self) {
+        self.0.facts().ledger_gaps = true;
+    }
+}
+
 #[async_trait]
 impl Ledger for SimState {
     async fn record(&self, entries: Vec<LedgerEntry>) -> Result<(), PortError> {
+        // Whoever waits may give up before the answer, so the gap is noted until the writing is known to have happened.
+        let gap = Gap(&self.memory.sim);
         let answer = self.ask("record", move |memory| memory.record(entries)).await;
-        if answer.is_err() {
-            self.memory.sim.facts().ledger_gaps = true;
+        if answer.is_ok() {
+            std::mem::forget(gap);
         }
         answer
     }

@@ -11,6 +11,8 @@
 //!
 //! Not here: grants and scopes (`interfaces`), retries (`dispatch`), the drivers (`drivers/*`).
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
+
 pub mod broker;
 pub mod cache;
 pub mod clock;

@@ -166,7 +166,9 @@ fn text_line(level: tracing::Level, target: &str, mut metadata: Map<String, Valu
             Value::String(text) => text,
             other => other.to_string(),
         };
-        line.push_str(&format!(" {}{value}", paint("2", &format!("{key}="))));
+        line.push(' ');
+        line.push_str(&paint("2", &format!("{key}=")));
+        line.push_str(&value);
     }
     line.push('\n');
     line

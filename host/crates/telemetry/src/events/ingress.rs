@@ -216,8 +216,8 @@ mod tests {
             for duplicate in [false, false, true] {
                 MessageAccepted { topic: &topic, message_id: &message_id, trace_id: "t", duplicate }.emit();
             }
-            RequestFinished { route: "/v1/messages/{id}", method: "GET", status: 404, seconds: 0.5, caller: None }
-                .emit();
+            let (route, method, request_id) = ("/v1/messages/{id}", "GET", "r");
+            RequestFinished { route, method, status: 404, seconds: 0.5, caller: None, request_id }.emit();
             AccessDenied { reason: "no-token", route: "unmatched", caller: None, peer: None }.emit();
             RequestFailed { code: "internal", request_id: "r", cause: &std::fmt::Error, fault: true }.emit();
         });

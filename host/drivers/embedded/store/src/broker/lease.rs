@@ -191,13 +191,12 @@ fn due(work: &Work, id: i64, topic: &Topic, max: usize) -> rusqlite::Result<Vec<
     let (mut due, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         let seq = row.get(0)?;
-        let message = match work.recent.get(seq) {
-            Some(message) => message,
-            None => {
-                let ordering_key = row.get_ref(3)?.as_str_or_null()?;
-                let read = |row: &Row<'_>| message(row, 0, topic.clone());
-                Arc::new(select_message.query_row(params![seq, ordering_key], read)?)
-            }
+        let message = if let Some(message) = work.recent.get(seq) {
+            message
+        } else {
+            let ordering_key = row.get_ref(3)?.as_str_or_null()?;
+            let read = |row: &Row<'_>| message(row, 0, topic.clone());
+            Arc::new(select_message.query_row(params![seq, ordering_key], read)?)
         };
         bytes += message.body.len();
         due.push(Due { seq, visible_at_ms: row.get(1)?, attempt: row.get(2)?, message });

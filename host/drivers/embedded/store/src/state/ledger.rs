@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(steps.iter().map(|step| step.step).collect::<Vec<_>>(), [Step::Accepted, Step::Started]);
         assert_eq!((steps[0].plugin.is_none(), steps[1].trace_id.as_str()), (true, "trace"));
         let mut further = steps.remove(1);
-        assert_eq!(further.plugin.as_ref().map(|plugin| plugin.as_str()), Some("orders"));
+        assert_eq!(further.plugin.as_ref().map(sandpost_message::PluginName::as_str), Some("orders"));
         further.step = Step::Acknowledged;
         store.record(vec![further.clone()]).await.unwrap();
         assert_eq!(store.history(&id).await.unwrap().last(), Some(&further), "old rows and new ones are one history");
