@@ -176,7 +176,7 @@ fn text_line(level: tracing::Level, target: &str, mut metadata: Map<String, Valu
 
 /// Takes the message out of the fields, spreads a plugin's own, and names the module.
 fn parts(target: &str, metadata: &mut Map<String, Value>) -> (String, Value) {
-    let message = metadata.remove("message").unwrap_or_default();
+    let message = metadata.shift_remove("message").unwrap_or_default();
     if target == PLUGIN {
         spread(metadata);
     }
@@ -207,7 +207,7 @@ fn module_of(target: &str) -> &str {
 
 /// A plugin's own fields come as one field with a JSON object; each becomes an entry, unless the host has that key.
 fn spread(metadata: &mut Map<String, Value>) {
-    let Some(Value::String(text)) = metadata.remove("fields") else { return };
+    let Some(Value::String(text)) = metadata.shift_remove("fields") else { return };
     match serde_json::from_str::<Map<String, Value>>(&text) {
         Ok(fields) => {
             for (key, value) in fields {
