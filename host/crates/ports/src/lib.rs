@@ -22,6 +22,7 @@ mod error;
 pub mod health;
 pub mod plugins;
 pub mod publisher;
+mod secret;
 pub mod sql;
 pub mod state;
 
@@ -29,3 +30,4 @@ pub mod state;
 pub mod contract;
 
 pub use error::{BoxError, ErrorKind, PortError};
+pub use secret::Secret;

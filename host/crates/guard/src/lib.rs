@@ -1,0 +1,1 @@
+//! What every connection has in common, whatever service is behind it.

@@ -1,0 +1,1 @@
+//! Redis as the cache: one server, or a cluster.

@@ -1,0 +1,1 @@
+//! AWS SES v2 as the provider of e-mail.

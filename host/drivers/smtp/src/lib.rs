@@ -1,0 +1,1 @@
+//! An SMTP relay as the provider of e-mail.

@@ -1,0 +1,1 @@
+//! The host's state on MySQL or Postgres, shared by all hosts.
