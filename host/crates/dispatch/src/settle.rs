@@ -21,8 +21,9 @@ use sandpost_ports::broker::{Receipt, Settlement, Subscription};
 use sandpost_ports::plugins::Identity;
 use sandpost_ports::state::{DeadLetter, DeadLetterId, DeadLetterStatus, LedgerEntry, Step};
 use sandpost_telemetry::events::dispatch::{
-    DeadLettered, DeliveryOutcome, HandedBack, RetryPlanned, SettleFailed, Settled, StateFailed,
+    DeadLettered, DeliveryOutcome, HandedBack, RetryPlanned, SettleFailed, Settled, StateFailed, settle_span,
 };
+use tracing::Instrument as _;
 
 /// Waits between tries of one settlement.
 const SETTLE_WAIT_MS_MIN: u64 = 100;
@@ -67,7 +68,8 @@ pub(crate) async fn settle(
             SettleFailed { subscription, message_id, given_up, kind: error.kind.word(), error }.emit();
         },
     );
-    let ((), (), told) = tokio::join!(biased; begun, record(bound, vec![recorded]), telling);
+    let told = async { tokio::join!(biased; begun, record(bound, vec![recorded]), telling) };
+    let ((), (), told) = told.instrument(settle_span(plan.outcome)).await;
     let ended = match (told, plan.outcome) {
         (Err(_reported), _) => Ended::Unsettled,
         (Ok(()), DeliveryOutcome::HandBack) => Ended::HandedBack,

@@ -19,9 +19,9 @@ use sandpost_message::{Digest, Message, MessageId, Topic};
 use sandpost_ports::broker::Published;
 use sandpost_ports::state::{RecordedRequest, RequestClaim, Step};
 use sandpost_ports::{ErrorKind, PortError};
-use sandpost_telemetry::events::ingress::{AnswerNotKept, MessageAccepted};
+use sandpost_telemetry::events::ingress::{AnswerNotKept, MessageAccepted, publish_span};
 use sha2::{Digest as _, Sha256};
-use std::future::Future;
+use tracing::Instrument as _;
 
 const HEADER: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -230,7 +230,10 @@ async fn claimed(
 
 async fn store(app: &App, messages: Vec<Message>) -> Stored {
     let about: Vec<_> = messages.iter().map(|message| (message.topic.clone(), message.trace.trace_id())).collect();
-    let stored = app.publisher.publish(messages, Step::Accepted, None).await;
+    let span = messages.first().map_or_else(tracing::Span::none, |first| {
+        publish_span(&first.topic, &first.trace, messages.len())
+    });
+    let stored = app.publisher.publish(messages, Step::Accepted, None).instrument(span).await;
     for ((topic, trace_id), outcome) in about.iter().zip(&stored) {
         if let Ok(Published { id, duplicate }) = outcome {
             MessageAccepted { topic, message_id: id, trace_id, duplicate: *duplicate }.emit();

@@ -24,9 +24,11 @@ use sandpost_ports::state::{Claim, EffectKey, EffectState, LedgerEntry, Owner, S
 use sandpost_ports::{ErrorKind, PortError};
 use sandpost_telemetry::events::interfaces as events;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 /// How long one hand-over may take by default before its outcome counts as unknown.
 pub const EFFECT_TIMEOUT_MS: u64 = 30_000;
@@ -54,6 +56,8 @@ pub struct Effects {
     timeout: Duration,
     tasks: TaskTracker,
     running: Running,
+    /// Counted over the run, so that each call has an owner of its own.
+    calls: AtomicU64,
 }
 
 /// One effect to be done once.
@@ -116,6 +120,7 @@ impl Effects {
             timeout,
             tasks: TaskTracker::new(),
             running: Running::default(),
+            calls: AtomicU64::new(0),
         }
     }
 
@@ -229,11 +234,13 @@ impl Effects {
         work: BoxFuture<'static, Handed<E>>,
     ) -> Result<Ended<E>, PortError> {
         let this = self.clone();
+        let span = events::effect_span(effect.kind);
         let task = async move {
             // Held to the end of the task, so that whoever waits finds the outcome recorded.
             let _place = place;
             this.to_its_end(&effect, &owner, work).await
-        };
+        }
+        .instrument(span);
         // A panic of a driver is as good as a lost answer.
         self.detached(task).await.unwrap_or(Ok(Ended::Unknown(None)))
     }
@@ -263,6 +270,7 @@ impl Effects {
         let now_ms = self.clock.now_ms();
         match handed {
             Ok(Handed::Done(id)) => {
+                events::record_provider_id(&tracing::Span::current(), &id);
                 let sent = vec![effect.entry(Step::EffectSent, now_ms, Some(&id))];
                 let ((), ()) = tokio::join!(self.note_sent(effect, owner, &id), self.record(sent));
                 Ok(Ended::Done(id))
@@ -337,8 +345,10 @@ impl Effects {
         tokio::time::timeout(limit, call).await.unwrap_or_else(|_elapsed| Err(late()))
     }
 
+    /// A new one for each call: a late answer to an earlier try of the same attempt cannot be taken for this one's.
     fn owner(&self, attempt: &Attempt) -> Owner {
-        format!("{}/{}/{}", self.run_id, attempt.message.id, attempt.attempt)
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        format!("{}/{}/{}/{call}", self.run_id, attempt.message.id, attempt.attempt)
     }
 }
 

@@ -12,6 +12,7 @@ mod flow;
 mod housekeeping;
 mod routing;
 mod soak;
+mod spans;
 mod stopping;
 mod verdicts;
 mod world;

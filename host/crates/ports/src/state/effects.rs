@@ -9,7 +9,7 @@ use sandpost_message::{MessageId, SubscriptionName, TimestampMs};
 /// What an effect is known by: what it is, not when it was called. At most 512 bytes.
 pub type EffectKey = String;
 
-/// Who works on an effect: a host's run and an attempt. A claim by another owner is one from before.
+/// Who works on an effect: a host's run, an attempt and a call. A claim by another owner is one from before.
 pub type Owner = String;
 
 /// Where effects are kept.

@@ -10,11 +10,11 @@
 //!   `sandpost_dispatch_state_failures_total{operation,kind}`.
 
 use metrics::{counter, gauge, histogram};
-use sandpost_message::{Digest, MessageId, PluginName, SubscriptionName, Topic};
+use sandpost_message::{Digest, MessageId, PluginName, SubscriptionName, Topic, TraceParent};
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
-use tracing::{Span, debug, error, error_span, info, warn};
+use tracing::{Span, debug, debug_span, error, error_span, info, warn};
 
 /// The part of the host that a line names.
 const TARGET: &str = "sandpost_dispatch";
@@ -26,12 +26,17 @@ pub fn attempt_span(
     subscription: &SubscriptionName,
     plugin: &PluginName,
     attempt: u32,
-    trace_id: &str,
+    trace: &TraceParent,
 ) -> Span {
     error_span!(
         target: TARGET, "attempt",
-        %message_id, %subscription, %plugin, version = tracing::field::Empty, attempt, trace_id
+        %message_id, %subscription, %plugin, version = tracing::field::Empty, attempt, trace_id = trace.trace_id()
     )
+}
+
+/// The span in which a delivery is settled: the last of an attempt's, and of the message's way where it ends there.
+pub fn settle_span(outcome: DeliveryOutcome) -> Span {
+    debug_span!(target: TARGET, "settle", outcome = outcome.word())
 }
 
 /// Says in the span which version is at work.

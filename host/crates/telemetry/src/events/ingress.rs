@@ -1,6 +1,6 @@
 //! What `ingress` reports.
 
-use sandpost_message::{MessageId, Topic};
+use sandpost_message::{MessageId, Topic, TraceParent};
 use std::error::Error;
 use std::net::SocketAddr;
 
@@ -9,6 +9,12 @@ const TARGET: &str = "sandpost::ingress";
 /// The span around one request: what is logged inside carries its ids.
 pub fn request_span(request_id: &str, method: &str, route: &str) -> tracing::Span {
     tracing::info_span!(target: TARGET, "http", request_id, method, route)
+}
+
+/// The span in which messages are stored: the first of a message's way, inside the request's where HTTP asked. `trace` is
+/// the message's own, which [`attempt_span`](super::dispatch::attempt_span) takes up again, in whatever host that is.
+pub fn publish_span(topic: &Topic, trace: &TraceParent, messages: usize) -> tracing::Span {
+    tracing::debug_span!(target: TARGET, "publish", %topic, trace_id = trace.trace_id(), messages)
 }
 
 /// A request was answered.

@@ -5,6 +5,17 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+/// The span around one effect, from the look at its key to its end. It belongs to the attempt that asked for it, also
+/// where it goes on after its guest was ended.
+pub fn effect_span(kind: &'static str) -> tracing::Span {
+    tracing::debug_span!("effect", kind, provider_id = tracing::field::Empty)
+}
+
+/// Says in the effect's span what the provider called it.
+pub fn record_provider_id(span: &tracing::Span, id: &str) {
+    span.record("provider_id", id);
+}
+
 /// One host call ended. Metric alone: a line for each would drown the rest.
 pub struct HostCall {
     /// The interface, as the contract names it.
