@@ -8,9 +8,9 @@ use sandpost_ports::state::Keep;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The most that the file may grow to, in bytes. At seven eighths of it publishing and the ledger are refused, so
-    /// that what is left takes the deliveries, dead letters and effects of what was accepted before. Default
-    /// 10 737 418 240 (10 GiB); at least 1 048 576.
+    /// The most that the file may grow to, in bytes. At seven eighths of it the oldest steps of the ledger give way to
+    /// what is new; where none are left, publishing is refused, so that the last eighth takes the deliveries, dead letters
+    /// and effects of what was accepted before. Default 10 737 418 240 (10 GiB); at least 1 048 576.
     pub disk_max_bytes: u64,
     /// Commands that wait for the writer; further callers are held until there is room. Default 10 000.
     pub queue_max: usize,

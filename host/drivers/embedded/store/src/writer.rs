@@ -16,7 +16,7 @@ use crate::broker::lease::{self, Granted, Returns, Waiter};
 use crate::broker::lines::Lines;
 use crate::broker::recent::Recent;
 use crate::row::int;
-use crate::state::ledger::Actors;
+use crate::state::ledger::{self, Actors};
 use crate::trouble::{Refusal, Trouble, closed};
 use rusqlite::Connection;
 use sandpost_message::TimestampMs;
@@ -108,12 +108,16 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Takes room for something new in this transaction; false where there is not as much.
+    /// Takes room for something new in this transaction; false where there is not as much. The oldest history gives way
+    /// first: what a handled message left behind must not keep a new one out.
     pub(crate) fn take_room(&mut self, bytes: u64) -> rusqlite::Result<bool> {
-        let room = match self.room_bytes {
+        let mut room = match self.room_bytes {
             Some(room) => room,
             None => self.count_room()?,
         };
+        while room < bytes && ledger::give_way(&self.conn)? {
+            room = self.count_room()?;
+        }
         let left = room.checked_sub(bytes);
         self.room_bytes = Some(left.unwrap_or(room));
         Ok(left.is_some())

@@ -182,6 +182,26 @@ async fn the_bound_on_disk_refuses_new_messages_and_lets_the_old_ones_through() 
     assert!(size <= Config::DISK_MIN_BYTES, "the file has {size} bytes");
 }
 
+#[tokio::test]
+async fn the_oldest_history_gives_way_to_new_messages_and_the_newest_is_kept() {
+    let store = open(None, &small(), Arc::new(ManualClock::at(NOW_MS))).unwrap();
+    let subscription = store.subscribe(&name(), &topic()).await.unwrap();
+    let mut ids = Vec::new();
+    // Three steps each: their history alone is several times what the store may take.
+    for _ in 0..5_000 {
+        let message = message("body");
+        for step in [Step::Accepted, Step::Started, Step::Acknowledged] {
+            store.record(vec![LedgerEntry::of(&message, step, NOW_MS, None)]).await.expect("the newest step is kept");
+        }
+        ids.push(message.id.clone());
+        publish(&store, message).await.expect("nothing waits, so there is room");
+        let delivery = next(&subscription).await;
+        subscription.settle(delivery.receipt, Settlement::Done).await.unwrap();
+    }
+    assert_eq!(store.history(&ids[0]).await.unwrap(), []);
+    assert_eq!(store.history(ids.last().unwrap()).await.unwrap().len(), 3);
+}
+
 fn letter(body: &str) -> DeadLetter {
     let message = message(body);
     DeadLetter {

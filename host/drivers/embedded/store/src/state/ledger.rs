@@ -18,6 +18,8 @@ use std::collections::HashMap;
 
 /// About how many bytes a row takes, its places in the indexes included and its detail left out.
 const ROW_BYTES: u64 = 160;
+/// Rows that give way at once: about 650 KB, so that a store at its bound does not look for room with every message.
+const GIVE_WAY_ROWS: usize = 4096;
 /// Actors in memory: every deployment of every subscription makes one. Past it they are looked up afresh.
 const ACTORS_KNOWN_MAX: usize = 4096;
 /// Where a UUID has its dashes.
@@ -184,6 +186,14 @@ fn digits(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
         .flat_map(|byte| [byte >> 4, byte & 15])
         .map(|digit| char::from(DIGITS[usize::from(digit)]))
         .collect())
+}
+
+/// Deletes the oldest rows, to make room; false where there are none left.
+pub(crate) fn give_way(conn: &Connection) -> rusqlite::Result<bool> {
+    let gone = conn
+        .prepare_cached("DELETE FROM ledger WHERE n IN (SELECT n FROM ledger ORDER BY n LIMIT ?1)")?
+        .execute([length(GIVE_WAY_ROWS)])?;
+    Ok(gone > 0)
 }
 
 /// Adds an entry where there is room for it: the ledger may miss a step.
