@@ -31,16 +31,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// How often guests are interrupted. Long enough to cost nothing, short enough that sharing a thread is not felt.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// How often guests are interrupted. Long enough to cost nothing, short enough that sharing a thread is not felt: a quick
+/// handler that comes behind one that has just begun to spin waits no longer than this.
+pub(crate) const TICK: Duration = Duration::from_millis(2);
 
 /// What a guest may compute among the quick ones. Handlers that wait for services take a fraction of it; more than a tick
 /// cannot be noticed earlier.
 pub(crate) const QUICK: Duration = TICK;
-/// How much further back long guests stand in the system's queue for a processor, from 0 to 19. At 10 a thread gets a
-/// tenth of what a quick one gets where both want all of it, and all of it where nobody else wants it.
+/// How much further back long guests stand in the system's queue for a processor, from 0 to 19. At 19 a thread gets a
+/// seventieth of what a quick one gets where both want all of it, and all of it where nobody else wants it. Linux has a class
+/// below (`SCHED_IDLE`), but a thread in it that holds a lock of the host's would wait for ever on a busy machine.
 #[cfg(target_os = "linux")]
-const LONG_NICE: i32 = 10;
+const LONG_NICE: i32 = 19;
 
 /// Linear memory that a slot keeps between two calls, where the page map can be scanned. Measured: over it resets are
 /// system calls again, and two threads are no faster than one.

@@ -16,7 +16,7 @@ use serde_json::Value;
 pub struct Limits {
     /// Wall clock of the whole call, host calls included. Default 10 000.
     pub deadline_ms: u64,
-    /// The guest's own computing time, waiting for host calls not included; kept to within a tick of 10 ms.
+    /// The guest's own computing time, waiting for host calls not included; kept to within a tick of 2 ms.
     /// Default 1000.
     pub cpu_max_ms: u64,
     /// Linear memory of the instance, all memories together. Default 67 108 864 (64 MiB).
