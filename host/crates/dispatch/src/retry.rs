@@ -1,7 +1,8 @@
 //! What follows from an attempt: pure, so that every case can be tried.
 //!
-//! The verdict is the plugin's, and it is obeyed; a fault counts as a retry with that reason. Two faults are no attempt of
-//! the plugin's and are handed back uncounted: `stopped`, and `no-instance` as long as the message is young.
+//! The verdict is the plugin's, and it is obeyed; a fault counts as a retry with that reason. Three endings are no attempt
+//! of the plugin's and are handed back uncounted: `stopped`, `no-instance` as long as the message is young, and a retry
+//! that was postponed because a provider takes nothing for now.
 //!
 //! Invariants
 //! - `Ack` follows from the verdict `Ack` and from nothing else.
@@ -20,6 +21,14 @@ pub const NO_INSTANCE_WAIT_MS: u64 = 5_000;
 /// Once a message is older than this, finding no instance counts as an attempt, so that it ends even on a host that is
 /// never free: 10 minutes.
 pub const NO_INSTANCE_AGE_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// The bounds of how long a delivery waits that was postponed: a provider that is paused is seldom back within a second,
+/// and its return should be noticed within 10 minutes.
+pub const POSTPONED_WAIT_MS: std::ops::RangeInclusive<u64> = 1_000..=10 * 60 * 1000;
+
+/// Once a message is older than this, being postponed counts as an attempt, so that it ends even if the provider never
+/// comes back: 3 days, the time of a review by AWS and less than the 7 days that Pub/Sub keeps a message.
+pub const POSTPONED_AGE_MS_MAX: u64 = 3 * 24 * 60 * 60 * 1000;
 
 /// How long a delivery waits whose attempt the stop cut off: an effect that was being handed over goes on to its end, and
 /// another host that came before would take its outcome for unknown.
@@ -98,6 +107,7 @@ impl Cause {
 
 /// What follows from this attempt under this policy.
 pub fn decide(policy: &RetryPolicy, tried: &Tried<'_>) -> Decision {
+    let age_ms = tried.now_ms.saturating_sub(tried.due_ms);
     let (reason, after_ms) = match tried.outcome {
         Outcome::Verdict(Verdict::Ack) => return Decision::Ack,
         Outcome::Verdict(Verdict::Reject { reason }) => {
@@ -107,9 +117,17 @@ pub fn decide(policy: &RetryPolicy, tried: &Tried<'_>) -> Decision {
             return Decision::DeadLetter { cause: Cause::OutcomeUnknown, reason: shorten(reason) };
         }
         Outcome::Verdict(Verdict::Retry { reason, after_ms }) => (shorten(reason), *after_ms),
+        Outcome::Postponed { reason, after_ms } => {
+            let reason = shorten(reason);
+            if age_ms <= POSTPONED_AGE_MS_MAX {
+                let wait_ms = (*after_ms).clamp(*POSTPONED_WAIT_MS.start(), *POSTPONED_WAIT_MS.end());
+                return Decision::HandBack { at_ms: tried.now_ms.saturating_add(wait_ms), reason };
+            }
+            (reason, None)
+        }
         Outcome::Fault(fault) => {
             let reason = shorten(&fault.to_string());
-            let young = tried.now_ms.saturating_sub(tried.due_ms) <= NO_INSTANCE_AGE_MS_MAX;
+            let young = age_ms <= NO_INSTANCE_AGE_MS_MAX;
             let wait_ms = match fault.kind {
                 FaultKind::Stopped => Some(CUT_WAIT_MS),
                 FaultKind::NoInstance if young => Some(NO_INSTANCE_WAIT_MS),
@@ -206,6 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_postponed_does_not_count_until_it_is_old() {
+        let policy = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
+        let at = |age_ms, after_ms| {
+            let outcome = Outcome::Postponed { reason: "sending is paused".to_owned(), after_ms };
+            let tried = Tried { attempt: 5, outcome: &outcome, now_ms: NOW_MS, due_ms: NOW_MS - age_ms, random: 0.5 };
+            decide(&policy, &tried)
+        };
+        let back = |wait_ms| Decision::HandBack { at_ms: NOW_MS + wait_ms, reason: "sending is paused".to_owned() };
+        assert_eq!(at(0, 60_000), back(60_000));
+        assert_eq!(at(POSTPONED_AGE_MS_MAX, 0), back(1_000));
+        assert_eq!(at(POSTPONED_AGE_MS_MAX, u64::MAX), back(600_000));
+        assert!(matches!(
+            at(POSTPONED_AGE_MS_MAX + 1, 0),
+            Decision::DeadLetter { cause: Cause::AttemptsExhausted, .. }
+        ));
+    }
+
+    #[test]
     fn held_effects_are_dead_letters_of_their_own_kind() {
         let held = Outcome::Held { reason: "e-mail to 1 recipient".to_owned() };
         let expected =
@@ -255,6 +291,7 @@ mod tests {
             .into()),
             ".{0,40}".prop_map(|reason| Verdict::Reject { reason }.into()),
             ".{0,40}".prop_map(|reason| Outcome::Held { reason }),
+            (".{0,40}", any::<u64>()).prop_map(|(reason, after_ms)| Outcome::Postponed { reason, after_ms }),
             proptest::sample::select(&FaultKind::ALL[..]).prop_map(|kind| Fault::new(kind, "x").into()),
         ]
     }
@@ -281,13 +318,14 @@ mod tests {
         #[test]
         fn each_decision_follows_from_its_outcome_alone(
             policy in policies(), outcome in outcomes(), attempt in 1_u32..2_000, now_ms in any::<u64>(),
-            age_ms in 0..2 * NO_INSTANCE_AGE_MS_MAX, random in 0.0..=1.0_f64,
+            age_ms in prop_oneof![0..2 * NO_INSTANCE_AGE_MS_MAX, 0..2 * POSTPONED_AGE_MS_MAX], random in 0.0..=1.0_f64,
         ) {
             let tried = Tried { attempt, outcome: &outcome, now_ms, due_ms: now_ms.saturating_sub(age_ms), random };
             let decision = decide(&policy, &tried);
             let uncounted = match &outcome {
                 Outcome::Fault(fault) => fault.kind == FaultKind::Stopped
                     || (fault.kind == FaultKind::NoInstance && now_ms - tried.due_ms <= NO_INSTANCE_AGE_MS_MAX),
+                Outcome::Postponed { .. } => now_ms - tried.due_ms <= POSTPONED_AGE_MS_MAX,
                 _ => false,
             };
             let acked = matches!(outcome, Outcome::Verdict(Verdict::Ack));

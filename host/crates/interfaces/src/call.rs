@@ -164,6 +164,8 @@ pub struct CallReport {
     /// and the subscription says hold. The message becomes a dead letter with cause `outcome-unknown`, whatever the
     /// guest's verdict was.
     pub held: Option<String>,
+    /// Set where a provider takes nothing at all for now. A verdict to retry is then held back and not counted.
+    pub postponed: Option<Postponed>,
     /// How often the guest called the host.
     pub host_calls: u64,
     /// Bytes in arguments and answers.
@@ -172,12 +174,22 @@ pub struct CallReport {
     pub open_transactions: usize,
 }
 
+/// A provider takes nothing at all for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Postponed {
+    /// Why, in words.
+    pub reason: String,
+    /// When it may be worth another look.
+    pub after_ms: u64,
+}
+
 /// The host's side of one instance. See the module.
 pub struct Call {
     pub(crate) scope: Arc<Scope>,
     pub(crate) table: ResourceTable,
     pub(crate) budget: Budget,
     pub(crate) held: Option<String>,
+    pub(crate) postponed: Option<Postponed>,
 }
 
 /// What of a call does not change; effects take it along, because they can outlive the call.
@@ -302,6 +314,7 @@ impl Call {
             table,
             budget: Budget::default(),
             held: None,
+            postponed: None,
         }
     }
 
@@ -314,6 +327,7 @@ impl Call {
         }
         CallReport {
             held: self.held.take(),
+            postponed: self.postponed.take(),
             host_calls: self.budget.calls,
             host_bytes: self.budget.bytes,
             open_transactions,

@@ -12,7 +12,7 @@
 use crate::bindings::Error;
 use crate::bindings::email::{Body, Envelope, Host, Mailbox, Outcome, Parts, SendError, SendingQuota};
 use crate::bindings::template::{RenderError, Request};
-use crate::call::{Call, CallError, Entered, Scope, len, sum};
+use crate::call::{Call, CallError, Entered, Postponed, Scope, len, sum};
 use crate::effects::{Effect, Ended, Handed, keys};
 use bytes::Bytes;
 use futures_util::future::FutureExt as _;
@@ -80,6 +80,8 @@ impl Host for Call {
 enum Unsent {
     Rejected(String),
     Throttled(Option<u64>),
+    /// Nobody's mail is taken for now.
+    Paused(Postponed),
     Render(String),
     Host {
         error: CallError,
@@ -138,6 +140,11 @@ impl Call {
         let answer = answer.map_err(|unsent| match unsent {
             Unsent::Rejected(reason) => SendError::Rejected(reason),
             Unsent::Throttled(after_ms) => SendError::Throttled(after_ms),
+            Unsent::Paused(postponed) => {
+                let after_ms = postponed.after_ms;
+                self.postponed.get_or_insert(postponed);
+                SendError::Throttled(Some(after_ms))
+            }
             Unsent::Render(reason) => SendError::Render(reason),
             Unsent::Host { error, held } => {
                 self.report(entered, &error);
@@ -314,6 +321,7 @@ fn refused(error: port::SendError) -> Result<Outcome, Unsent> {
         port::SendError::Suppressed => Ok(Outcome::Suppressed),
         port::SendError::Rejected { reason, .. } => Err(Unsent::Rejected(reason)),
         port::SendError::Throttled { after_ms } => Err(Unsent::Throttled(after_ms)),
+        port::SendError::Paused { reason, after_ms } => Err(Unsent::Paused(Postponed { reason, after_ms })),
         port::SendError::Port(error) => Err(error.into()),
     }
 }

@@ -31,7 +31,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use call::{Call, CallLimits, CallReport, ConnectionHealth, Context, Ports};
+pub use call::{Call, CallLimits, CallReport, ConnectionHealth, Context, Ports, Postponed};
 pub use grants::{Grants, Needs};
 pub use templates::{RenderScope, Templates};
 

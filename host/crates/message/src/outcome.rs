@@ -120,6 +120,14 @@ pub enum Outcome {
         /// Which effect, in words; for the dead letter.
         reason: String,
     },
+    /// The plugin asked for a retry, and one of its effects met a provider that takes nothing at all for now. Not counted
+    /// as an attempt: no plugin and no message can do anything about it.
+    Postponed {
+        /// Why the provider takes nothing, in words.
+        reason: String,
+        /// When it may be worth another look.
+        after_ms: u64,
+    },
 }
 
 impl From<Verdict> for Outcome {

@@ -105,6 +105,15 @@ pub enum SendError {
         /// When it may be tried again, if the provider said so.
         after_ms: Option<u64>,
     },
+    /// The provider takes no mail at all for now: the account is paused or suspended, or the day's quota is used up.
+    /// Nothing was sent. The host holds the message without counting the attempt.
+    #[error("the provider takes no mail for now: {reason}")]
+    Paused {
+        /// In words for the plugin and the ledger.
+        reason: String,
+        /// When it may be worth another look.
+        after_ms: u64,
+    },
     /// All recipients are on the suppression list; nothing was sent.
     #[error("every recipient is on the suppression list")]
     Suppressed,

@@ -17,7 +17,7 @@ use crate::engine::{Engine, Purpose, QUICK};
 use crate::guest::{Capture, CpuMeter, Guest, Output};
 use futures_util::future::BoxFuture;
 use sandpost_interfaces::bindings::{HandlerPluginIndices, TemplatePluginIndices};
-use sandpost_interfaces::{Call, Context};
+use sandpost_interfaces::{Call, Context, Postponed};
 use sandpost_message::{Fault, FaultKind};
 use sandpost_ports::plugins::Attempt;
 use sandpost_telemetry::events::runtime as events;
@@ -33,7 +33,7 @@ use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-/// How much longer than its deadline a call is waited for: a guest gives its thread away every 10 ms, so that only a host
+/// How much longer than its deadline a call is waited for: a guest gives its thread away every 2 ms, so that only a host
 /// in trouble takes as long.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 /// Bytes of a fault's detail.
@@ -68,11 +68,13 @@ pub(crate) struct Ended<R> {
     pub(crate) answer: Result<R, Fault>,
     /// An effect whose outcome is unknown, and which is not to be done again.
     pub(crate) held: Option<String>,
+    /// A provider that takes nothing for now.
+    pub(crate) postponed: Option<Postponed>,
 }
 
 impl<R> From<Fault> for Ended<R> {
     fn from(fault: Fault) -> Self {
-        Self { answer: Err(fault), held: None }
+        Self { answer: Err(fault), held: None, postponed: None }
     }
 }
 
@@ -165,7 +167,7 @@ async fn inside<R>(
     };
     let report = store.into_data().call.finish();
     ids.say(&output, answer.as_ref().err());
-    Ended { answer, held: report.held }
+    Ended { answer, held: report.held, postponed: report.postponed }
 }
 
 fn deadline_fault(deadline: Duration) -> Fault {

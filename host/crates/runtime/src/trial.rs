@@ -155,6 +155,7 @@ async fn handler(
         Outcome::Verdict(Verdict::Reject { reason }) => (Expected::Reject, reason),
         Outcome::Fault(fault) => return Err(format!("expected {}, but it ended with {fault}", sample.expect.word())),
         Outcome::Held { reason } => return Err(format!("expected {}, but it is held: {reason}", sample.expect.word())),
+        Outcome::Postponed { reason, .. } => (Expected::Retry, reason),
     };
     if ended == sample.expect {
         return Ok(());

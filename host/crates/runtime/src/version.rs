@@ -10,8 +10,8 @@
 use crate::engine::{Engine, Purpose};
 use crate::instance::{Ended, GRACE, Plan, Program, run};
 use crate::{Limits, Manifest};
-use sandpost_interfaces::Context;
 use sandpost_interfaces::bindings::{self, Content, Failure, RenderError, Request, TemplateInfo};
+use sandpost_interfaces::{Context, Postponed};
 use sandpost_message::{Fault, FaultKind, Outcome, TimestampMs, Verdict};
 use sandpost_ports::plugins::{Attempt, Handler, Identity, LivePlugin};
 use sandpost_telemetry::events::runtime as events;
@@ -63,7 +63,7 @@ impl Version {
     /// Handles one message. `context` is the version's own, or that of a trial.
     pub(crate) async fn attempt(&self, context: Arc<Context>, attempt: Attempt) -> Outcome {
         let plan = self.plan(context, Some(attempt.clone()), Purpose::Handle, self.deadline());
-        let Ended { answer, held } = run(
+        let Ended { answer, held, postponed } = run(
             &self.engine,
             &self.program,
             plan,
@@ -84,7 +84,13 @@ impl Version {
         }
         match answer {
             Ok(Ok(())) => Verdict::Ack.into(),
-            Ok(Err(failure)) => self.verdict(failure),
+            Ok(Err(failure)) => match (self.verdict(failure), postponed) {
+                // The plugin's words are not lost: the log has its lines, and the ledger why nothing went out.
+                (Outcome::Verdict(Verdict::Retry { .. }), Some(Postponed { reason, after_ms })) => {
+                    Outcome::Postponed { reason, after_ms }
+                }
+                (outcome, _) => outcome,
+            },
             Err(fault) => fault.into(),
         }
     }

@@ -204,6 +204,22 @@ async fn where_nothing_was_done_the_key_is_free_again() {
 }
 
 #[tokio::test]
+async fn a_provider_that_takes_nothing_for_now_is_reported_with_the_call() {
+    let world = World::new();
+    let paused = port::SendError::Paused { reason: "sending is paused".into(), after_ms: 30_000 };
+    world.email.fails.lock().unwrap().push_back(paused);
+    let mut call = world.call(1);
+    let answer = send(&mut call).await;
+    assert!(matches!(answer, Err(SendError::Throttled(Some(30_000)))), "{answer:?}");
+    let postponed = call.finish().postponed;
+    assert!(postponed.is_some_and(|postponed| postponed.after_ms == 30_000 && postponed.reason == "sending is paused"));
+    assert!(world.state.effects.lock().unwrap().is_empty(), "nothing was sent, so the key is free");
+    let mut again = world.call(1);
+    sent(&send(&mut again).await);
+    assert_eq!(again.finish().postponed, None);
+}
+
+#[tokio::test]
 async fn an_answer_that_says_nothing_leaves_it_unknown() {
     let world = World::new();
     let lost = port::SendError::Port(port_error(ErrorKind::UnknownOutcome));
