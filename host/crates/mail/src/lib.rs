@@ -1,4 +1,5 @@
-//! The one place where a mail is built and made safe. Pure: no I/O, no clock, no randomness.
+//! The one place where a mail is built and made safe, and where it is decided whether it goes to whom it was meant for.
+//! Pure: no I/O of its own, no clock, no randomness.
 //!
 //! A plugin hands over parts; [`compose`] checks every one of them, makes the HTML safe, inlines its styles, makes the
 //! text part where there is none, and builds the MIME. Drivers send what comes out and need no check of their own.
@@ -20,6 +21,7 @@
 mod address;
 mod attachment;
 mod css;
+mod detour;
 mod error;
 mod header;
 mod html;
@@ -30,6 +32,7 @@ mod text;
 
 pub use address::{AddressError, check_address, parse_address};
 pub use attachment::REFUSED_EXTENSIONS;
+pub use detour::{Detour, Discard, Policy};
 pub use error::ComposeError;
 pub use limits::Limits;
 
