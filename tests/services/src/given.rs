@@ -14,7 +14,8 @@ pub(crate) fn server(variable: &str, kind: &str) -> Option<Result<Server, Missin
     Some(connect(variable, kind, &value))
 }
 
-fn connect(variable: &str, kind: &str, value: &str) -> Result<Server, Missing> {
+/// The server at this address; the variable, or whatever else named it, is for people.
+pub(crate) fn connect(variable: &str, kind: &str, value: &str) -> Result<Server, Missing> {
     let url = Url::parse(value).ok_or_else(|| Missing::new(format!("{variable} is no address with a port")))?;
     // The address is left out: it may carry a password.
     let unreachable = |error: std::io::Error| Missing::new(format!("what {variable} names does not answer: {error}"));

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Where it comes from, in this order: an address in the environment (`SANDPOST_TEST_REDIS_URL`, …), a program on the
-//! `PATH` or where the system's packages put it, what `tests/services/install.sh` built under `target/services`.
+//! `PATH` or where the system's packages put it, what `tests/services/install.sh` built under `target/services`, a service of
+//! `docker-compose.yml` where a Docker engine answers.
 //!
 //! Invariants
 //! - A server listens on 127.0.0.1 alone, on a port that nobody else of this harness has, with a data folder of its own.
@@ -20,15 +21,22 @@
 //!
 //! Not here: databases, topics or keys. A test makes its own, under a name of its own, so that tests can share a server.
 
+mod compose;
 mod find;
 mod given;
+mod http;
 mod mariadb;
+mod mongo;
+mod moto;
 mod port;
 mod postgres;
 pub mod process;
 mod proxy;
+mod pubsub;
+mod python;
 mod redis;
 mod server;
+mod smtp;
 pub mod summary;
 mod template;
 
@@ -47,7 +55,7 @@ pub const PASSWORD: &str = "sandpost";
 /// A Redis server with a password, which keeps what it acknowledged over [`Server::kill`].
 /// URL `redis://:sandpost@127.0.0.1:PORT`; from outside by `SANDPOST_TEST_REDIS_URL`.
 pub fn redis() -> Option<Server> {
-    answer("Redis", given::server("SANDPOST_TEST_REDIS_URL", "Redis").unwrap_or_else(redis::single))
+    first_of("SANDPOST_TEST_REDIS_URL", "Redis", redis::single, ("redis", "redis://127.0.0.1:6379"))
 }
 
 /// A Redis cluster of one node that has all slots: it speaks the cluster's protocol and refuses keys of two slots in one command.
@@ -62,13 +70,80 @@ pub fn redis_cluster() -> Option<Server> {
 /// A MariaDB server with the empty database `sandpost`, where [`USER`] may do everything.
 /// URL `mysql://sandpost:sandpost@127.0.0.1:PORT/sandpost`; from outside by `SANDPOST_TEST_MYSQL_URL`.
 pub fn mariadb() -> Option<Server> {
-    answer("MariaDB", given::server("SANDPOST_TEST_MYSQL_URL", "MySQL").unwrap_or_else(mariadb::start))
+    first_of(
+        "SANDPOST_TEST_MYSQL_URL",
+        "MySQL",
+        mariadb::start,
+        ("mysql", "mysql://root:sandpost@127.0.0.1:3306/sandpost"),
+    )
 }
 
 /// A Postgres server with the empty database `postgres`, where [`USER`] is superuser.
 /// URL `postgres://sandpost:sandpost@127.0.0.1:PORT/postgres`; from outside by `SANDPOST_TEST_POSTGRES_URL`.
 pub fn postgres() -> Option<Server> {
-    answer("Postgres", given::server("SANDPOST_TEST_POSTGRES_URL", "Postgres").unwrap_or_else(postgres::start))
+    first_of(
+        "SANDPOST_TEST_POSTGRES_URL",
+        "Postgres",
+        postgres::start,
+        ("postgres", "postgres://sandpost:sandpost@127.0.0.1:5432/sandpost"),
+    )
+}
+
+/// Google Pub/Sub: the emulator of the Google Cloud CLI, else [`pstest`]. Everything is in its memory: gone after a restart.
+/// [`Server::url`] is `127.0.0.1:PORT`, as in `PUBSUB_EMULATOR_HOST`; from outside by `SANDPOST_TEST_PUBSUB_URL`.
+pub fn pubsub() -> Option<Server> {
+    first_of("SANDPOST_TEST_PUBSUB_URL", "Pub/Sub", pubsub::start, ("pubsub", "127.0.0.1:8085"))
+}
+
+/// The in-memory Pub/Sub server of Google's own Go client, for what the emulator gets wrong: with an ordered subscription
+/// that has a dead-letter policy, the emulator fails for ever after the last attempt. As [`pubsub`] otherwise.
+pub fn pstest() -> Option<Server> {
+    answer("Pub/Sub (pstest)", pubsub::start_pstest())
+}
+
+/// MongoDB, else FerretDB, else `nx-27017`: [`Server::kind`] says which. No user, no password.
+/// URL `mongodb://127.0.0.1:PORT/?directConnection=true`; from outside by `SANDPOST_TEST_MONGO_URL`.
+pub fn mongo() -> Option<Server> {
+    first_of(
+        "SANDPOST_TEST_MONGO_URL",
+        "MongoDB",
+        mongo::start,
+        ("mongo", "mongodb://127.0.0.1:27017/?directConnection=true"),
+    )
+}
+
+/// moto, an emulator of AWS in memory that takes any credentials. URL `http://127.0.0.1:PORT`, the endpoint of every
+/// service; from outside by `SANDPOST_TEST_MOTO_URL`.
+pub fn moto() -> Option<Server> {
+    answer("moto", given::server("SANDPOST_TEST_MOTO_URL", "moto").unwrap_or_else(moto::start))
+}
+
+/// A mail server with STARTTLS and AUTH, needing neither, that delivers everything to [`Server::mails`]. Its certificate is
+/// for `localhost` and `127.0.0.1`, from [`Server::authority`]. Recipients make it fail: `answer-452@…` is answered so at
+/// `RCPT TO`, `data-554@…` after the mail.
+/// URL `smtp://sandpost:sandpost@127.0.0.1:PORT`; from outside by `SANDPOST_TEST_SMTP_URL`.
+pub fn smtp() -> Option<Server> {
+    answer("SMTP", given::server("SANDPOST_TEST_SMTP_URL", "SMTP").unwrap_or_else(|| smtp::start(false)))
+}
+
+/// [`smtp`] with TLS from the first byte. URL `smtps://…`; from outside by `SANDPOST_TEST_SMTPS_URL`.
+pub fn smtps() -> Option<Server> {
+    answer("SMTPS", given::server("SANDPOST_TEST_SMTPS_URL", "SMTPS").unwrap_or_else(|| smtp::start(true)))
+}
+
+/// What the environment names, else what can be started here, else what Docker Compose brings.
+fn first_of(
+    variable: &str,
+    kind: &str,
+    start: impl FnOnce() -> Result<Server, Missing>,
+    composed: (&str, &str),
+) -> Option<Server> {
+    let outcome = given::server(variable, kind).unwrap_or_else(|| {
+        start().or_else(|missing| {
+            compose::start(composed.0, kind, composed.1).map_err(|docker| Missing::new(format!("{missing}; {docker}")))
+        })
+    });
+    answer(kind, outcome)
 }
 
 /// Puts on record what came of it: the server for this test binary, or why there is none.

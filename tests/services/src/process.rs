@@ -39,7 +39,7 @@ const POLL: Duration = Duration::from_millis(20);
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the shell beside each server does: `$1` is the server's PID, `$2` its folder.
-const WATCHDOG: &str = r#"read -r word; [ "$word" = ended ] && exit 0; kill -KILL -- "-$1"; rm -rf -- "$2""#;
+const WATCHDOG: &str = r#"read -r word; [ "$word" = ended ] && exit 0; kill -s KILL -- "-$1"; rm -rf -- "$2""#;
 
 /// Whether the server at the other end is ready. An error or `false` is asked again.
 pub(crate) type Ready = fn(&mut TcpStream) -> std::io::Result<bool>;

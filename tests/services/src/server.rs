@@ -15,9 +15,16 @@ pub struct Server {
     version: String,
     url: Url,
     address: SocketAddr,
-    mail_folder: Option<PathBuf>,
+    mail: Option<Mail>,
     /// None: it belongs to somebody else.
     process: Option<Mutex<Process>>,
+}
+
+/// What a mail server has beside its address.
+#[derive(Debug)]
+struct Mail {
+    folder: PathBuf,
+    authority: PathBuf,
 }
 
 impl Server {
@@ -27,14 +34,14 @@ impl Server {
             version,
             url,
             address: process.address(),
-            mail_folder: None,
+            mail: None,
             process: Some(Mutex::new(process)),
         }
     }
 
     pub(crate) fn given(kind: &str, variable: &str, url: Url, address: SocketAddr) -> Self {
         let version = format!("as {variable} names it");
-        Self { kind: kind.to_owned(), version, url, address, mail_folder: None, process: None }
+        Self { kind: kind.to_owned(), version, url, address, mail: None, process: None }
     }
 
     /// What a client connects to: `redis://…`, `mysql://…`, `postgres://…`, `mongodb://…`, `http://…`, `smtp://…`, with
@@ -76,7 +83,22 @@ impl Server {
 
     /// The Maildir into which a mail server delivers everything it accepts. None for any other server.
     pub fn mail_folder(&self) -> Option<&Path> {
-        self.mail_folder.as_deref()
+        self.mail.as_ref().map(|mail| &*mail.folder)
+    }
+
+    /// What a mail server has delivered, in no order: each mail as it came, after lines that say its envelope
+    /// (`X-Envelope-From`, `X-Envelope-To` for each recipient). Empty for any other server.
+    pub fn mails(&self) -> Vec<String> {
+        let folder = self.mail_folder().map(|folder| folder.join("new")).unwrap_or_default();
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| Some(String::from_utf8_lossy(&std::fs::read(entry.path()).ok()?).into_owned()))
+            .collect()
+    }
+
+    /// The certificate, as PEM, of the authority that a client of this server has to trust for TLS. None where it has no TLS.
+    pub fn authority(&self) -> Option<&Path> {
+        self.mail.as_ref().map(|mail| &*mail.authority)
     }
 
     /// Its process while it runs: for a test that looks for what is left of it.
@@ -110,8 +132,8 @@ impl Server {
         }
     }
 
-    pub(crate) fn with_mail_folder(mut self, folder: PathBuf) -> Self {
-        self.mail_folder = Some(folder);
+    pub(crate) fn with_mail(mut self, folder: PathBuf, authority: PathBuf) -> Self {
+        self.mail = Some(Mail { folder, authority });
         self
     }
 
