@@ -39,7 +39,7 @@ VOLUME /var/lib/sandpost
 EXPOSE 8080
 # Alive, not ready: a host whose services are down is not to be restarted. Without curl, by what the image has.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s --retries=6 \
-    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q '^HTTP/1.. 200' <&3"]
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ $status = 200 ]"]
 # It stops in order on SIGTERM; give it longer than its `shutdown_grace_ms` (30 s): `docker stop --time 40`.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["sandpost"]

@@ -112,6 +112,11 @@ pub fn mongo() -> Option<Server> {
     )
 }
 
+/// `nx-27017` whatever else there is: it takes transactions, which FerretDB over SQLite refuses. As [`mongo`] otherwise.
+pub fn nx_27017() -> Option<Server> {
+    answer("nx-27017", mongo::start_nx())
+}
+
 /// moto, an emulator of AWS in memory that takes any credentials. URL `http://127.0.0.1:PORT`, the endpoint of every
 /// service; from outside by `SANDPOST_TEST_MOTO_URL`.
 pub fn moto() -> Option<Server> {

@@ -34,13 +34,17 @@ pub(crate) fn start() -> Result<Server, Missing> {
             command
         })
     } else {
-        let program = python::program("nx-27017").ok_or_else(|| Missing::program("a MongoDB server", INSTALL))?;
-        run("nx-27017", python::version("nx-27017"), move |port, folder| {
-            let mut command = Command::new(&program);
-            command.args(["--host", "127.0.0.1", "-p", port, "--db"]).arg(folder.join("documents.db"));
-            command
-        })
+        start_nx()
     }
+}
+
+pub(crate) fn start_nx() -> Result<Server, Missing> {
+    let program = python::program("nx-27017").ok_or_else(|| Missing::program("a MongoDB server", INSTALL))?;
+    run("nx-27017", python::version("nx-27017"), move |port, folder| {
+        let mut command = Command::new(&program);
+        command.args(["--host", "127.0.0.1", "-p", port, "--db"]).arg(folder.join("documents.db"));
+        command
+    })
 }
 
 fn run(

@@ -113,6 +113,12 @@ fn mongo_serves_and_comes_back() {
 }
 
 #[test]
+fn nx_27017_serves_and_comes_back() {
+    let Some(server) = sandpost_services::nx_27017() else { return };
+    keeps_its_word(server);
+}
+
+#[test]
 fn moto_serves_and_comes_back() {
     let Some(server) = sandpost_services::moto() else { return };
     keeps_its_word(server);
