@@ -25,14 +25,15 @@ fn start_with(docker: &Path, service: &str, kind: &str, url: &str) -> Result<Ser
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     /// A `docker` that writes down how it is called and answers so.
     fn docker(folder: &Path, answer: &str) -> std::path::PathBuf {
         let program = folder.join("docker");
         let calls = folder.join("calls");
-        std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >>{}\n{answer}\n", calls.display())).expect("written");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        let text = folder.join("docker.sh");
+        std::fs::write(&text, format!("#!/bin/sh\necho \"$@\" >>{}\n{answer}\n", calls.display())).expect("written");
+        // Not written by this process: a program that is open for writing, in a child of another test too, does not start.
+        find::run(Command::new("install").args(["-m", "755"]).arg(&text).arg(&program)).expect("a program");
         program
     }
 

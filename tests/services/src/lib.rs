@@ -108,7 +108,7 @@ pub fn mongo() -> Option<Server> {
         "SANDPOST_TEST_MONGO_URL",
         "MongoDB",
         mongo::start,
-        ("mongo", "mongodb://127.0.0.1:27017/?directConnection=true"),
+        ("mongodb", "mongodb://127.0.0.1:27017/?directConnection=true"),
     )
 }
 
