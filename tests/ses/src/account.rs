@@ -25,7 +25,7 @@ pub(crate) struct State {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Account {
-    /// Recipients in 24 hours.
+    /// Recipients in 24 hours; -1 where there is no limit.
     pub max_24_hour_send: f64,
     /// Recipients in a second. Enforced where `rate_is_enforced`.
     pub max_send_rate: f64,

@@ -202,7 +202,8 @@ fn take(state: &mut State, headers: &HeaderMap, body: &[u8]) -> Result<String, F
     }
 
     let count = recipients.iter().map(|_| 1.0).sum::<f64>();
-    if state.account.sent_last_24_hours + count > state.account.max_24_hour_send {
+    let per_day = state.account.max_24_hour_send;
+    if per_day >= 0.0 && state.account.sent_last_24_hours + count > per_day {
         return Err(Failure::new("LimitExceededException", "Daily message quota exceeded."));
     }
     if !state.takes(count) {

@@ -45,12 +45,11 @@ pub(crate) fn request(mail: &Mail, wanted: Content, keep: impl Fn(&Address) -> b
     };
     // In the MIME the names are there already.
     let with_names = simple.is_some();
-    let content = match simple {
-        Some(message) => EmailContent::builder().simple(message).build(),
-        None => {
-            let raw = RawMessage::builder().data(Blob::new(mail.mime.clone())).build()?;
-            EmailContent::builder().raw(raw).build()
-        }
+    let content = if let Some(message) = simple {
+        EmailContent::builder().simple(message).build()
+    } else {
+        let raw = RawMessage::builder().data(Blob::new(mail.mime.clone())).build()?;
+        EmailContent::builder().raw(raw).build()
     };
     let write = |address: &Address| if with_names { shown(address) } else { address.address.clone() };
     let write_all = |addresses: &[Address]| {

@@ -6,7 +6,7 @@
 //! | failed at the service | `TransientFailure`, status 408, 500, 503 | later; SES says that it was not done |
 //! | permanent | `MessageRejected`, `BadRequestException`, `MailFromDomainNotVerifiedException`, `NotFoundException` | never |
 //! | stops the line | `AccountSuspendedException`, `SendingPausedException`, the day's quota, keys that are refused | pause |
-//! | no answer | connection lost, time over, an answer cut off, status 502 and 504 | unknown outcome |
+//! | no answer | connection lost, time over, an answer that cannot be read, status 502 and 504 | unknown outcome |
 
 use aws_sdk_sesv2::config::http::HttpResponse;
 use aws_sdk_sesv2::error::{ConnectorError, ProvideErrorMetadata, SdkError};
@@ -71,8 +71,12 @@ where
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
             let error = context.into_err();
+            // Taken, by the status, and not readable: a mail whose id is lost.
+            if (200..300).contains(&status) {
+                return lost(error.into());
+            }
             let (code, words) = (error.code().unwrap_or_default().to_owned(), shorten(error.message()));
-            by_name(&code, status, words, error.into())
+            by_name(&code, status, &words, error.into())
         }
         error if !transmitted => {
             let message = "the request could not be made; the host may have no credentials";
@@ -86,7 +90,7 @@ where
     }
 }
 
-fn by_name(code: &str, status: u16, words: String, error: BoxError) -> Trouble {
+fn by_name(code: &str, status: u16, words: &str, error: BoxError) -> Trouble {
     let of_the_day = || words.to_ascii_lowercase().contains("daily");
     match code {
         "AccountSuspendedException" => Trouble::Line(Stop::Suspended, error),
@@ -131,9 +135,7 @@ fn by_name(code: &str, status: u16, words: String, error: BoxError) -> Trouble {
             429 => Trouble::Throttled,
             401 | 403 => Trouble::Denied(error),
             408 | 500 | 503 => failed(error),
-            502 | 504 => Trouble::Port(
-                PortError::new(ErrorKind::UnknownOutcome, "the mail provider's answer was lost").because(error),
-            ),
+            502 | 504 => lost(error),
             _ => {
                 let named = if code.is_empty() { format!("status {status}") } else { code.to_owned() };
                 let message = format!("the mail provider answered with an error that is not known: {named}");
@@ -141,6 +143,10 @@ fn by_name(code: &str, status: u16, words: String, error: BoxError) -> Trouble {
             }
         },
     }
+}
+
+fn lost(error: BoxError) -> Trouble {
+    Trouble::Port(PortError::new(ErrorKind::UnknownOutcome, "the mail provider's answer was lost").because(error))
 }
 
 fn failed(error: BoxError) -> Trouble {

@@ -59,7 +59,7 @@ impl Pace for LocalPace {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     fn after(ms: u64) -> Turn {
         Turn::After(Duration::from_millis(ms))
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(pace.take_now(1, 10.0, LONG), after(100));
         assert_eq!(pace.take_now(50, 10.0, LONG), after(200));
         assert_eq!(pace.take_now(1, 10.0, LONG), after(5_200));
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(pace.take_now(1, 10.0, LONG), after(0), "what was not used is not saved up");
         assert_eq!(pace.take_now(1, 10.0, LONG), after(100));
     }

@@ -351,9 +351,12 @@ async fn look_again(inner: Arc<Inner>) {
 
 /// Reads the suppression list from time to time.
 async fn read_again(inner: Arc<Inner>) {
+    if !inner.config.suppression {
+        return;
+    }
     let poll = Duration::from_millis(inner.config.suppression_poll_ms);
     let mut failed = 0_u32;
-    while inner.config.suppression {
+    loop {
         let wait = match inner.read_list().await {
             Ok(()) => {
                 failed = 0;

@@ -160,7 +160,7 @@ mod tests {
             let Err(error) = target(url) else { panic!("{url} was taken") };
             let said = error.to_string();
             assert!(said.contains(words), "{url}: {said}");
-            assert!(!said.contains("relay") && !said.contains("hunter2"), "{said}");
+            assert!(!said.contains("relay.example") && !said.contains("hunter2"), "{said}");
         }
         assert!(matches!(Target::new(&Config::default()), Err(OpenError::NoUrl)));
     }
