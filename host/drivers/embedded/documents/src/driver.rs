@@ -1,7 +1,8 @@
 //! The port itself: a thread that has the connection, and calls that wait for their turn at it.
 //!
 //! Invariants
-//! - Calls run one after the other, whole; so each change is atomic to everybody.
+//! - Calls run one after the other, whole; so each change is atomic to everybody. Those that wait together share a
+//!   transaction, each a part that fails by itself, and are answered once it is on disk.
 //! - A call that nobody waits for does not begin, and one that has begun stops and is undone.
 //! - A cursor holds a position and never a transaction.
 
@@ -14,15 +15,24 @@ use sandpost_ports::documents::{
 use sandpost_ports::health::Health;
 use sandpost_ports::{ErrorKind, PortError};
 use serde_json::Value;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Calls that may wait for the thread. More wait outside, and no longer than [`Config::wait_max_ms`].
 const QUEUE_MAX: usize = 256;
 
-type Job = Box<dyn FnOnce(&mut Store) + Send>;
+/// Calls of one transaction, and after how long no more are begun in it: what is done waits for the others' end.
+const TOGETHER_MAX: usize = 64;
+const TOGETHER: Duration = Duration::from_millis(5);
+
+/// Does its part, and answers once it is told whether that is kept.
+type Job = Box<dyn FnOnce(&mut Store) -> Answer + Send>;
+
+/// Told the kind of failure where nothing is kept.
+type Answer = Box<dyn FnOnce(Result<(), ErrorKind>)>;
 
 /// A document database in SQLite.
 pub struct SqliteDocuments {
@@ -39,13 +49,44 @@ pub fn open(config: &Config) -> Result<Arc<SqliteDocuments>, OpenError> {
     std::thread::Builder::new()
         .name("documents".to_owned())
         .spawn(move || {
-            while let Some(job) = receiver.blocking_recv() {
-                job(&mut store);
+            while let Some(first) = receiver.blocking_recv() {
+                let mut jobs = VecDeque::from([first]);
+                while jobs.len() < TOGETHER_MAX
+                    && let Ok(job) = receiver.try_recv()
+                {
+                    jobs.push_back(job);
+                }
+                while !jobs.is_empty() {
+                    serve(&mut store, &mut jobs);
+                }
             }
         })
         .map_err(OpenError::Thread)?;
     let wait_max = Duration::from_millis(config.wait_max_ms);
     Ok(Arc::new(SqliteDocuments { calls: Calls { jobs, wait_max } }))
+}
+
+/// Runs some of them as one transaction, at least the first.
+fn serve(store: &mut Store, jobs: &mut VecDeque<Job>) {
+    let since = Instant::now();
+    if jobs.len() == 1 || store.begin_together().is_err() {
+        // The call itself says what is wrong with the file.
+        if let Some(job) = jobs.pop_front() {
+            job(store)(Ok(()));
+        }
+        return;
+    }
+    let mut answers = Vec::with_capacity(jobs.len());
+    while store.is_within()
+        && (answers.is_empty() || since.elapsed() < TOGETHER)
+        && let Some(job) = jobs.pop_front()
+    {
+        answers.push(job(store));
+    }
+    let kept = store.end_together().map_err(|error| error.kind);
+    for answer in answers {
+        answer(kept);
+    }
 }
 
 #[derive(Clone)]
@@ -63,11 +104,16 @@ impl Calls {
         let given_up = Arc::clone(&waiting.0);
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |store| {
-            if !given_up.load(Ordering::Relaxed) {
-                store.given_up = given_up;
-                // Nobody waits any more: there is nobody to tell.
-                reply.send(work(store)).ok();
+            if given_up.load(Ordering::Relaxed) {
+                return Box::new(|_kept| {});
             }
+            store.given_up = given_up;
+            let done = work(store);
+            Box::new(move |kept| {
+                let undone = |kind| PortError::new(kind, "the transaction that it was a part of failed");
+                // Nobody waits any more: there is nobody to tell.
+                reply.send(done.and_then(|done| kept.map(|()| done).map_err(undone))).ok();
+            })
         });
         match tokio::time::timeout(self.wait_max, self.jobs.reserve()).await {
             Ok(Ok(place)) => place.send(job),

@@ -80,6 +80,8 @@ pub(crate) struct Store {
     pub(crate) memory_max_bytes: usize,
     /// Set once nobody waits for the call that runs.
     pub(crate) given_up: Arc<AtomicBool>,
+    /// Whether calls are parts of one transaction, and not each one of its own.
+    together: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -145,6 +147,7 @@ impl Store {
             scan_max_documents: config.scan_max_documents,
             memory_max_bytes: config.memory_max_bytes,
             given_up: Arc::default(),
+            together: false,
         };
         store.indexes = store.read_indexes().map_err(failed)?;
         Ok(store)
@@ -183,9 +186,35 @@ impl Store {
         self.connection.query_row("SELECT count(*) FROM indexes", [], |_| Ok(())).map_err(failed)
     }
 
-    /// Runs `work` as one transaction.
+    /// Runs `work` as one transaction, or as one part of it among others.
     pub(crate) fn write<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, PortError>) -> Result<T, PortError> {
-        self.within(["BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"], work)
+        if self.together { self.step(work) } else { self.within(["BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"], work) }
+    }
+
+    /// Begins a transaction of several calls: one sync of the disk for all of them.
+    pub(crate) fn begin_together(&mut self) -> Result<(), PortError> {
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        self.together = true;
+        Ok(())
+    }
+
+    /// Ends it. `Err` where nothing of it is kept.
+    pub(crate) fn end_together(&mut self) -> Result<(), PortError> {
+        self.together = false;
+        let committed = match self.is_within() {
+            true => self.connection.execute_batch("COMMIT").map_err(failed),
+            false => Err(PortError::new(ErrorKind::Unavailable, "the disk failed another call; nothing has been done")),
+        };
+        if committed.is_err() {
+            if self.is_within() {
+                self.connection.execute_batch("ROLLBACK").ok();
+            }
+            // One that was made in it is gone with it.
+            if let Ok(indexes) = self.read_indexes() {
+                self.indexes = indexes;
+            }
+        }
+        committed
     }
 
     /// Runs `work` as a part of a transaction that fails by itself.

@@ -1,4 +1,7 @@
-//! The ports on the file: send, quota, list, get. Each call is one transaction on a blocking thread.
+//! The ports on the file: send, quota, list, get, on a blocking thread.
+//!
+//! Mails that come while one is being written are written together, in one transaction and with one sync of the disk; each
+//! is answered only after that commit, and one that fails does not fail the others.
 
 use crate::rows::{COLUMNS, SCHEMA, read, signed, unsigned, write};
 use crate::{Config, OpenError};
@@ -7,9 +10,11 @@ use sandpost_ports::clock::Clock;
 use sandpost_ports::email::{CaughtMail, EmailSender, Mail, Mailbox, ProviderId, SendError, SendingQuota};
 use sandpost_ports::health::Health;
 use sandpost_ports::{ErrorKind, PortError};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// The version of the file, in `SQLite`'s `user_version`.
 const VERSION: i64 = 1;
@@ -22,6 +27,9 @@ const UNLIMITED_PER_SECOND: f64 = 1e6;
 /// Mails in one answer of `list`. With the largest mails this is already hundreds of megabytes.
 const LIST_MAX: usize = 500;
 
+/// Mails of one transaction. More wait for the next, so that no mail waits behind the disk for long.
+const TOGETHER_MAX: usize = 64;
+
 const SECOND_MS: u64 = 1_000;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -33,9 +41,24 @@ pub struct Catcher {
 
 struct Inner {
     /// One at a time; held only on blocking threads.
-    connection: Mutex<Connection>,
+    desk: Mutex<Desk>,
+    /// Mails that nobody has begun to write.
+    waiting: Mutex<VecDeque<Waiting>>,
     clock: Arc<dyn Clock>,
     config: Config,
+}
+
+struct Desk {
+    connection: Connection,
+    /// At least the bytes of the mails that are kept. Counted up with each, and afresh only where it is over the bound: to add
+    /// them all up for every mail would cost more than the mail.
+    kept_max_bytes: u64,
+}
+
+/// A mail with who waits for it.
+struct Waiting {
+    mail: Mail,
+    reply: oneshot::Sender<Result<ProviderId, SendError>>,
 }
 
 /// Opens the file, or makes it. Blocks on the disk: call it at start, or from a blocking thread.
@@ -69,15 +92,28 @@ pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Catcher, OpenError>
         found => return Err(OpenError::Newer { found, known: VERSION }),
     }
     transaction.commit()?;
-    Ok(Catcher { inner: Arc::new(Inner { connection: Mutex::new(connection), clock, config }) })
+    let desk = Desk { kept_max_bytes: kept_bytes(&connection)?, connection };
+    let waiting = Mutex::default();
+    Ok(Catcher { inner: Arc::new(Inner { desk: Mutex::new(desk), waiting, clock, config }) })
+}
+
+fn kept_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT coalesce(sum(size_bytes), 0) FROM mails")?
+        .query_row([], |row| Ok(unsigned(row.get(0)?)))
 }
 
 #[async_trait::async_trait]
 impl EmailSender for Catcher {
     async fn send(&self, mail: &Mail) -> Result<ProviderId, SendError> {
+        let (reply, answer) = oneshot::channel();
         // Cheap next to the disk: a mail's large parts are shared or small.
-        let mail = mail.clone();
-        self.blocking(move |inner, connection| inner.send(connection, &mail)).await?
+        let one = Waiting { mail: mail.clone(), reply };
+        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(one);
+        // Whoever comes to the desk first writes what all of them brought.
+        self.at_the_desk(Inner::write_waiting).await?;
+        let lost = |error| PortError::new(ErrorKind::UnknownOutcome, "the mail catcher was interrupted").because(error);
+        answer.await.map_err(lost)?
     }
 
     async fn quota(&self) -> Result<SendingQuota, PortError> {
@@ -148,6 +184,8 @@ enum Trouble {
     Sqlite(rusqlite::Error),
     Json(serde_json::Error),
     Throttled { after_ms: u64 },
+    /// A transaction of one mail had no outcome for it.
+    Missing,
 }
 
 impl Catcher {
@@ -160,11 +198,18 @@ impl Catcher {
         T: Send + 'static,
         E: From<Trouble> + Send + 'static,
     {
+        self.at_the_desk(move |inner, desk| work(inner, &mut desk.connection).map_err(E::from)).await
+    }
+
+    async fn at_the_desk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &mut Desk) -> T + Send + 'static,
+    ) -> Result<T, PortError> {
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || {
             // A panic while it was held left a transaction that SQLite rolled back; the connection is whole.
-            let mut connection = inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&inner, &mut connection).map_err(E::from)
+            let mut desk = inner.desk.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&inner, &mut desk)
         })
         .await
         .map_err(|error| PortError::new(ErrorKind::UnknownOutcome, "the mail catcher was interrupted").because(error))
@@ -172,39 +217,82 @@ impl Catcher {
 }
 
 impl Inner {
-    fn send(&self, connection: &mut Connection, mail: &Mail) -> Result<ProviderId, Trouble> {
+    /// Writes what waits, and answers. What somebody else has taken meanwhile is not here any more.
+    fn write_waiting(&self, desk: &mut Desk) {
+        let batch: Vec<Waiting> = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = waiting.len().min(TOGETHER_MAX);
+            waiting.drain(..count).collect()
+        };
+        let mails: Vec<&Mail> = batch.iter().map(|one| &one.mail).collect();
+        let outcomes = match self.write(desk, &mails) {
+            Ok(outcomes) => outcomes,
+            Err(trouble) if mails.len() == 1 => vec![Err(trouble)],
+            // Each alone, under its key: what was written after all is found by it.
+            Err(_) => mails.iter().map(|mail| self.write(desk, &[mail])?.pop().unwrap_or(Err(Trouble::Missing))).collect(),
+        };
+        for (one, outcome) in batch.into_iter().zip(outcomes) {
+            // Who no longer waits does not want the answer.
+            one.reply.send(outcome.map_err(SendError::from)).ok();
+        }
+    }
+
+    /// All in one transaction; one outcome a mail. `Err` where the transaction failed, and nothing was written.
+    fn write(&self, desk: &mut Desk, mails: &[&Mail]) -> Result<Vec<Result<ProviderId, Trouble>>, Trouble> {
+        let Desk { connection, kept_max_bytes } = desk;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut outcomes = Vec::with_capacity(mails.len());
+        let mut newest = None;
+        for mail in mails {
+            match self.add(&transaction, mail) {
+                Ok(Added::Now { number, size_bytes }) => {
+                    *kept_max_bytes = kept_max_bytes.saturating_add(size_bytes);
+                    newest = Some(number);
+                    outcomes.push(Ok(id(number)));
+                }
+                Ok(Added::Before { number }) => outcomes.push(Ok(id(number))),
+                Err(Trouble::Sqlite(error)) => return Err(error.into()),
+                Err(refused) => outcomes.push(Err(refused)),
+            }
+        }
+        if let Some(newest) = newest {
+            self.make_room(&transaction, newest, kept_max_bytes)?;
+        }
+        transaction.commit()?;
+        Ok(outcomes)
+    }
+
+    /// Writes nothing where it refuses.
+    fn add(&self, transaction: &Transaction<'_>, mail: &Mail) -> Result<Added, Trouble> {
         let known: Option<i64> = transaction
             .prepare_cached("SELECT number FROM sent WHERE key = ?1")?
             .query_row([&mail.key], |row| row.get(0))
             .optional()?;
         if let Some(number) = known {
-            return Ok(id(number));
+            return Ok(Added::Before { number });
         }
         let now = self.clock.now_ms();
         let recipients = (mail.to.len() + mail.cc.len() + mail.bcc.len()) as u64;
         for (limit, window_ms) in [(self.config.per_day, DAY_MS), (self.config.per_second, SECOND_MS)] {
             if let Some(limit) = limit {
-                throttle(&transaction, now, window_ms, recipients, u64::from(limit))?;
+                throttle(transaction, now, window_ms, recipients, u64::from(limit))?;
             }
         }
+        let json = write(mail).map_err(Trouble::Json)?;
+        let size_bytes = (json.len() + mail.mime.len()) as u64;
         transaction
             .prepare_cached("INSERT INTO sent (key, sent_at_ms, recipients) VALUES (?1, ?2, ?3)")?
             .execute(params![mail.key, signed(now), signed(recipients)])?;
         let number = transaction.last_insert_rowid();
-        let json = write(mail).map_err(Trouble::Json)?;
-        let size = signed((json.len() + mail.mime.len()) as u64);
         transaction
             .prepare_cached(
                 "INSERT INTO mails (number, caught_at_ms, size_bytes, key, mail, mime) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
-            .execute(params![number, signed(now), size, mail.key, json, mail.mime.as_ref()])?;
-        self.make_room(&transaction, number)?;
-        transaction.commit()?;
-        Ok(id(number))
+            .execute(params![number, signed(now), signed(size_bytes), mail.key, json, mail.mime.as_ref()])?;
+        Ok(Added::Now { number, size_bytes })
     }
 
-    fn make_room(&self, transaction: &Transaction<'_>, newest: i64) -> Result<(), Trouble> {
+    fn make_room(&self, transaction: &Transaction<'_>, newest: i64, kept_max_bytes: &mut u64) -> Result<(), Trouble> {
         // Numbers have no gaps: one that was given out and not committed is given out again.
         transaction
             .prepare_cached("DELETE FROM sent WHERE number <= ?1")?
@@ -212,6 +300,9 @@ impl Inner {
         transaction
             .prepare_cached("DELETE FROM mails WHERE number <= ?1")?
             .execute([newest.saturating_sub(i64::from(self.config.mails_max))])?;
+        if *kept_max_bytes <= self.config.mails_max_bytes {
+            return Ok(());
+        }
         transaction
             .prepare_cached(
                 "DELETE FROM mails WHERE number < ?1 AND number <= (
@@ -221,8 +312,16 @@ impl Inner {
                  )",
             )?
             .execute([newest, signed(self.config.mails_max_bytes)])?;
+        *kept_max_bytes = kept_bytes(transaction)?;
         Ok(())
     }
+}
+
+/// What became of one mail.
+enum Added {
+    Now { number: i64, size_bytes: u64 },
+    /// It was there under its key.
+    Before { number: i64 },
 }
 
 /// Refuses what would go over the limit, and says when there is room: when the oldest of the window leave it.
@@ -275,6 +374,7 @@ impl From<Trouble> for PortError {
                 };
                 Self::new(kind, message).because(error)
             }
+            Trouble::Missing => Self::new(ErrorKind::Other, "the mail catcher gave no answer"),
             Trouble::Json(error) => Self::new(ErrorKind::Other, "the mail could not be kept").because(error),
             Trouble::Throttled { .. } => Self::new(ErrorKind::Unavailable, "over the mail catcher's rate or quota"),
         }

@@ -80,6 +80,30 @@ async fn bytes_are_bounded_and_the_newest_stays_however_large() {
     assert_eq!(kept, [6]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn mails_that_come_together_are_each_there_once_and_one_refused_fails_no_other() {
+    // A sample has three recipients: a hundred of them fit, and one has four.
+    let catcher = system(Config { per_day: Some(301), ..Config::default() });
+    let twice = mail();
+    let mut four = mail();
+    four.to.push(four.to[0].clone());
+    let mails: Vec<Mail> = (0..99).map(|_| mail()).chain([twice.clone(), twice, four]).collect();
+    let sending = mails.iter().map(|mail| {
+        let (catcher, mail) = (catcher.clone(), mail.clone());
+        tokio::spawn(async move { catcher.send(&mail).await })
+    });
+    let mut outcomes = Vec::new();
+    for sent in sending.collect::<Vec<_>>() {
+        outcomes.push(sent.await.unwrap());
+    }
+    let four = outcomes.pop().unwrap();
+    let ids: Vec<String> = outcomes.into_iter().filter_map(Result::ok).collect();
+    let distinct: std::collections::BTreeSet<&String> = ids.iter().collect();
+    // Where the one with four came before the last it was taken, and one of the others was not.
+    assert!(four.is_ok() || (ids.len() == 101 && ids[99] == ids[100]), "{} of 101 sent", ids.len());
+    assert_eq!(catcher.list(None, 500).await.unwrap().len(), distinct.len() + usize::from(four.is_ok()));
+}
+
 #[tokio::test]
 async fn keys_are_bounded() {
     let catcher = system(Config { keys_max: 5, ..Config::default() });
@@ -156,7 +180,7 @@ async fn a_locked_file_is_not_healthy_and_then_is_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mails.db");
     let catcher = system(at(&file));
-    catcher.inner.connection.lock().unwrap().busy_timeout(Duration::ZERO).unwrap();
+    catcher.inner.desk.lock().unwrap().connection.busy_timeout(Duration::ZERO).unwrap();
     let other = Connection::open(&file).unwrap();
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
     assert_eq!(catcher.check().await.unwrap_err().kind, ErrorKind::Unavailable);
