@@ -40,6 +40,7 @@ fn dependencies(root: &Path, broken: &mut Vec<String>) {
         ("host/crates/ports", &["message"]),
         ("host/crates/telemetry", &["message"]),
         ("host/crates/mail", &["message", "ports"]),
+        ("host/crates/guard", &["message", "ports", "telemetry"]),
         ("host/crates/dispatch", &["message", "ports", "telemetry"]),
         ("host/crates/ingress", &["message", "ports", "telemetry"]),
         ("host/crates/interfaces", &["message", "ports", "telemetry", "mail"]),
@@ -49,6 +50,14 @@ fn dependencies(root: &Path, broken: &mut Vec<String>) {
         ("host/drivers/embedded/email", &["message", "ports"]),
         ("host/drivers/embedded/sql", &["message", "ports"]),
         ("host/drivers/embedded/documents", &["message", "ports"]),
+        ("host/drivers/mongo", &["message", "ports"]),
+        ("host/drivers/mysql", &["message", "ports"]),
+        ("host/drivers/postgres", &["message", "ports"]),
+        ("host/drivers/pubsub", &["message", "ports"]),
+        ("host/drivers/redis", &["message", "ports"]),
+        ("host/drivers/ses", &["message", "ports"]),
+        ("host/drivers/smtp", &["message", "ports"]),
+        ("host/drivers/state", &["message", "ports"]),
     ];
     for (folder, allowed) in rules {
         let Ok(text) = std::fs::read_to_string(root.join(folder).join("Cargo.toml")) else {

@@ -4,6 +4,7 @@
 //! Metric names begin with `sandpost_` and end with their unit or `_total`; labels are names of the configuration
 //! (topic, subscription, plugin, connection) or words of a closed list, never ids: their number is bounded.
 
+pub mod connections;
 pub mod dispatch;
 pub mod ingress;
 pub mod interfaces;

@@ -10,7 +10,7 @@ use crate::{authorizer, errors, worker};
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
-use sandpost_ports::health::Health;
+use sandpost_ports::health::{Health, PoolUse};
 use sandpost_ports::sql::{Access, Done, Rows, Sql, StatementLimits, Transaction, Value};
 use sandpost_ports::{ErrorKind, PortError};
 use std::path::{Path, PathBuf};
@@ -271,6 +271,13 @@ impl Health for SqliteSql {
                 .map_err(|error| errors::of_statement(error, &session.verdicts))
         })
         .await
+    }
+
+    /// The readers and the writer, together.
+    fn pool(&self) -> Option<PoolUse> {
+        let [(readers, readers_free), (writers, writers_free)] = [self.readers.size(), self.writer.size()];
+        let (max, idle) = ((readers + writers) as u64, (readers_free + writers_free) as u64);
+        Some(PoolUse { in_use: max.saturating_sub(idle), idle, max })
     }
 }
 

@@ -145,13 +145,19 @@ pub(crate) fn start(
 pub(crate) struct Pool {
     free: Mutex<Vec<Jobs>>,
     permits: Arc<Semaphore>,
+    size: usize,
     wait_max: Duration,
 }
 
 impl Pool {
     pub(crate) fn new(connections: Vec<Jobs>, wait_max: Duration) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(connections.len()));
-        Arc::new(Self { free: Mutex::new(connections), permits, wait_max })
+        let size = connections.len();
+        Arc::new(Self { free: Mutex::new(connections), permits: Arc::new(Semaphore::new(size)), size, wait_max })
+    }
+
+    /// How many connections there are, and how many of them are free.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.size, self.permits.available_permits())
     }
 
     /// Waits for a connection, first come, first served.

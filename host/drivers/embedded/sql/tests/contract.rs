@@ -6,6 +6,7 @@
 use sandpost_embedded_sql::{Config, OpenError, SqliteSql, open};
 use sandpost_ports::ErrorKind;
 use sandpost_ports::contract::sql::{Dialect, check};
+use sandpost_ports::health::{Health as _, PoolUse};
 use sandpost_ports::sql::{Access, Rows, Sql as _, StatementLimits, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -250,4 +251,21 @@ fn configuration_is_checked() {
     assert!(matches!(open(&missing), Err(OpenError::Database { .. })));
     let unknown = serde_json::from_str::<Config>(r#"{"path": "x", "reader": 1}"#);
     assert!(unknown.unwrap_err().to_string().contains("`reader`"));
+}
+
+#[tokio::test]
+async fn the_pool_shows_what_is_at_work() {
+    let sql = open(&Config { readers: 3, ..Config::default() }).unwrap();
+    let pool = || sql.pool().unwrap();
+    assert_eq!(pool(), PoolUse { in_use: 0, idle: 4, max: 4 });
+    let writing = sql.begin(Access::ReadWrite).await.unwrap();
+    let reading = sql.begin(Access::ReadOnly).await.unwrap();
+    assert_eq!(pool(), PoolUse { in_use: 2, idle: 2, max: 4 });
+    writing.rollback().await.unwrap();
+    reading.rollback().await.unwrap();
+    let until = Instant::now() + Duration::from_secs(5);
+    while pool().in_use > 0 && Instant::now() < until {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pool(), PoolUse { in_use: 0, idle: 4, max: 4 });
 }
