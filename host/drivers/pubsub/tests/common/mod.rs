@@ -1,0 +1,94 @@
+//! What the tests of this driver share.
+
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
+use sandpost_message::{Message, SubscriptionName, Topic};
+use sandpost_ports::broker::{Delivery, Settlement, Subscription};
+use sandpost_ports::clock::{Clock as _, SystemClock};
+use sandpost_ports::contract::random_name;
+use sandpost_ports::{PortError, Secret};
+use sandpost_pubsub::{Config, PubSub};
+use sandpost_services::Server;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long something may take that is owed.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An emulator of its own. `pstest` speaks gRPC alone, and topics and subscriptions are asked for by REST.
+pub fn emulator(suite: &str) -> Option<Server> {
+    let server = sandpost_services::pubsub()?;
+    if server.kind().contains("pstest") {
+        sandpost_services::not_checked(suite, "pstest has no REST, by which Google's crate manages topics");
+        return None;
+    }
+    Some(server)
+}
+
+/// With times that a test can wait for.
+pub fn config(address: &str) -> Config {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    Config {
+        project: Some("tests".to_owned()),
+        emulator_host: Some(Secret::new(address)),
+        retry_min_s: 0,
+        retry_max_s: 0,
+        ack_deadline_s: 10,
+        publish_timeout_ms: 2_000,
+        call_timeout_ms: 2_000,
+        probe_interval_ms: 500,
+        ..Config::default()
+    }
+}
+
+pub fn open(config: Config) -> Arc<PubSub> {
+    sandpost_pubsub::open(config, Arc::new(SystemClock)).expect("it opens, whether the service is there or not")
+}
+
+pub fn names() -> (SubscriptionName, Topic) {
+    (random_name("subscription").parse().unwrap(), random_name("topic").parse().unwrap())
+}
+
+pub fn message(topic: &Topic, body: impl Into<String>) -> Message {
+    Message::new(topic.clone(), body.into(), SystemClock.now_ms())
+}
+
+pub fn body(delivery: &Delivery) -> String {
+    String::from_utf8_lossy(&delivery.message.body).into_owned()
+}
+
+pub async fn within<T>(what: &str, limit: Duration, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
+        Ok(value) => value,
+        Err(_elapsed) => panic!("{what} did not come within {limit:?}"),
+    }
+}
+
+/// Tries until it succeeds.
+pub async fn until_ok<T, Call>(what: &str, mut call: impl FnMut() -> Call) -> T
+where
+    Call: Future<Output = Result<T, PortError>>,
+{
+    within(what, PATIENCE, async {
+        loop {
+            match call().await {
+                Ok(value) => return value,
+                Err(error) => {
+                    eprintln!("{what}: {error}: {:?}", error.source);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// The next one; what the stream reports meanwhile is passed over, as dispatch does.
+pub async fn next(subscription: &dyn Subscription) -> Delivery {
+    until_ok("a delivery", || subscription.next(1, 60_000)).await.remove(0)
+}
+
+pub async fn done(subscription: &dyn Subscription, delivery: Delivery) {
+    subscription.settle(delivery.receipt, Settlement::Done).await.expect("a lease that lasts is settled");
+}

@@ -1,0 +1,140 @@
+//! What is Pub/Sub's own: strangers' messages, its count of deliveries, drift, and what a single publish takes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use common::{body, config, done, emulator, message, names, next, open, until_ok};
+use google_cloud_auth::credentials::anonymous;
+use google_cloud_pubsub::client::{Publisher, TopicAdmin};
+use google_cloud_pubsub::model::Message as Carried;
+use sandpost_ports::ErrorKind;
+use sandpost_ports::broker::Broker as _;
+use sandpost_pubsub::{Config, Manage, Severity};
+use std::time::{Duration, Instant};
+
+const SUITE: &str = "what is Pub/Sub's own";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strangers_message_has_the_services_id_and_its_bytes() {
+    let Some(server) = emulator(SUITE) else { return };
+    let pubsub = open(config(&server.url()));
+    let (name, topic) = names();
+    let subscription = until_ok("subscribing", || pubsub.subscribe(&name, &topic)).await;
+    let publisher = Publisher::builder(format!("projects/tests/topics/{topic}"))
+        .with_endpoint(format!("http://{}", server.url()))
+        .with_credentials(anonymous::Builder::new().build())
+        .build()
+        .await
+        .unwrap();
+    let bytes = b"{\"notificationId\":\"n-1\",\"userId\":\"u-1\",\"type\":\"welcome\"}";
+    let carried = Carried::new().set_data(&bytes[..]).set_attributes([("kind", "welcome")]);
+    let id = publisher.publish(carried).await.unwrap();
+    let delivery = next(&*subscription).await;
+    assert_eq!((&delivery.message.body[..], delivery.message.id.as_str()), (&bytes[..], id.as_str()));
+    assert_eq!(delivery.message.attributes, [("kind".to_owned(), "welcome".to_owned())]);
+    assert_eq!(delivery.message.content_type, "application/json");
+    done(&*subscription, delivery).await;
+    pubsub.close().await;
+    sandpost_services::checked(SUITE, &server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_took_the_host_down_counts_where_the_service_counts() {
+    let Some(server) = emulator(SUITE) else { return };
+    // Without ordering: the emulator fails for ever on an ordered subscription with a dead-letter policy.
+    let config = Config { dead_letter_topic: Some("dead".to_owned()), ordering: false, ..config(&server.url()) };
+    let (name, topic) = names();
+    let first = open(config.clone());
+    let subscription = until_ok("subscribing", || first.subscribe(&name, &topic)).await;
+    first.publish(vec![message(&topic, "poison")]).await.remove(0).unwrap();
+    assert_eq!(next(&*subscription).await.attempt, 1);
+    drop((first, subscription));
+    let second = open(config);
+    let subscription = until_ok("subscribing", || second.subscribe(&name, &topic)).await;
+    let delivery = next(&*subscription).await;
+    assert_eq!((body(&delivery).as_str(), delivery.attempt), ("poison", 2));
+    done(&*subscription, delivery).await;
+    second.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_as_configured_is_found_and_left_alone() {
+    let Some(server) = emulator(SUITE) else { return };
+    let (name, topic) = names();
+    let made = open(config(&server.url()));
+    until_ok("subscribing", || made.subscribe(&name, &topic)).await;
+    assert_eq!(made.verify(&[(name.clone(), topic.clone())]).await.unwrap(), []);
+    made.close().await;
+
+    let wanted = Config {
+        manage: Some(Manage::Verify),
+        dead_letter_topic: Some("nobody-listens".to_owned()),
+        retention_s: 3_600,
+        ..config(&server.url())
+    };
+    let pubsub = open(wanted);
+    let (missing, elsewhere) = names();
+    let bindings = [(name.clone(), topic.clone()), (missing.clone(), elsewhere.clone())];
+    let of = |findings: &[sandpost_pubsub::Finding], subject: &str, severity| {
+        findings.iter().filter(|found| found.subject == subject && found.severity == severity).count()
+    };
+    let findings = pubsub.verify(&bindings).await.unwrap();
+    assert_eq!(of(&findings, name.as_str(), Severity::Drift), 2, "retention and dead letters: {findings:?}");
+    assert_eq!(of(&findings, missing.as_str(), Severity::Error), 1, "{findings:?}");
+    assert_eq!(of(&findings, "nobody-listens", Severity::Error), 1, "the topic is not there: {findings:?}");
+
+    let topics = TopicAdmin::builder()
+        .with_endpoint(format!("http://{}", server.url()))
+        .with_credentials(anonymous::Builder::new().build())
+        .build()
+        .await
+        .unwrap();
+    topics.create_topic().set_name("projects/tests/topics/nobody-listens").send().await.unwrap();
+    let findings = pubsub.verify(&bindings).await.unwrap();
+    let about: Vec<String> =
+        findings.iter().filter(|f| f.subject == "nobody-listens").map(ToString::to_string).collect();
+    assert!(about.len() == 1 && about[0].contains("without a subscription"), "{about:?}");
+
+    // Drift is no reason not to work; a subscription that is not there is waited for, not made.
+    assert!(pubsub.subscribe(&name, &topic).await.is_ok());
+    let error = pubsub.subscribe(&missing, &elsewhere).await.err().expect("nothing is made");
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    assert_eq!(pubsub.verify(&bindings).await.unwrap().len(), findings.len(), "nothing was changed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_publish_waits_for_no_others() {
+    let Some(server) = emulator(SUITE) else { return };
+    let pubsub = open(config(&server.url()));
+    let (name, topic) = names();
+    until_ok("subscribing", || pubsub.subscribe(&name, &topic)).await;
+    let mut took = Vec::new();
+    for number in 0..100 {
+        let begun = Instant::now();
+        pubsub.publish(vec![message(&topic, number.to_string())]).await.remove(0).unwrap();
+        took.push(begun.elapsed());
+    }
+    took.sort_unstable();
+    eprintln!("publish, one by one: best {:?}, median {:?}, worst {:?}", took[0], took[50], took[99]);
+    // With the vendor's own batching none is faster than 10 ms; a busy machine makes some slow, not all.
+    assert!(took[10] < Duration::from_millis(10), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_that_the_service_would_not_outlive_is_refused() {
+    let Some(server) = emulator(SUITE) else { return };
+    let pubsub = open(config(&server.url()));
+    let (name, topic) = names();
+    until_ok("subscribing", || pubsub.subscribe(&name, &topic)).await;
+    let mut late = message(&topic, "in eight days");
+    late.not_before_ms = late.published_at_ms + 8 * 24 * 60 * 60 * 1000;
+    let error = pubsub.publish(vec![late]).await.remove(0).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+}
