@@ -2,10 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
-use sandpost_message::{Message, SubscriptionName, Topic};
+use sandpost_message::{Message, MessageId, SubscriptionName, Topic};
 use sandpost_ports::broker::{Delivery, Settlement, Subscription};
 use sandpost_ports::clock::{Clock as _, SystemClock};
-use sandpost_ports::contract::random_name;
 use sandpost_ports::{PortError, Secret};
 use sandpost_pubsub::{Config, PubSub};
 use sandpost_services::Server;
@@ -47,7 +46,8 @@ pub fn open(config: Config) -> Arc<PubSub> {
 }
 
 pub fn names() -> (SubscriptionName, Topic) {
-    (random_name("subscription").parse().unwrap(), random_name("topic").parse().unwrap())
+    let id = MessageId::new();
+    (format!("subscription-{id}").parse().unwrap(), format!("topic-{id}").parse().unwrap())
 }
 
 pub fn message(topic: &Topic, body: impl Into<String>) -> Message {
