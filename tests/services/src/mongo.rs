@@ -42,7 +42,11 @@ pub(crate) fn start_nx() -> Result<Server, Missing> {
     let program = python::program("nx-27017").ok_or_else(|| Missing::program("a MongoDB server", INSTALL))?;
     run("nx-27017", python::version("nx-27017"), move |port, folder| {
         let mut command = Command::new(&program);
+        // By default it is one for the whole machine; one that a SIGKILL left keeps the next start off.
+        let pid_file = folder.join("pid");
+        drop(std::fs::remove_file(&pid_file));
         command.args(["--host", "127.0.0.1", "-p", port, "--db"]).arg(folder.join("documents.db"));
+        command.arg("--pid-file").arg(pid_file);
         command
     })
 }
