@@ -8,6 +8,7 @@
 //!
 //! Not here: what any part does.
 
+use crate::config::services::{BrokerDriver, EmailDriver, without_driver};
 use crate::config::{self, Config, Deployment, Environment, GrantMode};
 use crate::drivers::{self, Connections};
 use crate::exit::{Exit, Expected, chain};
@@ -36,6 +37,9 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// How often artifacts that no deployment of the recent past refers to are deleted.
 const ARTIFACTS_UPKEEP: Duration = Duration::from_hours(1);
+
+/// How long the start waits for services before HTTP is served without them: those that are up answer within it.
+const SERVICES_WAIT: Duration = Duration::from_secs(1);
 
 /// How the host ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,13 +130,20 @@ impl Host {
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let connections = drivers::open(config, clock.clone()).await?;
-        for (name, subscription) in &config.subscriptions {
-            // A topic exists from now on. What the broker refuses for good, dispatch says below.
-            connections.broker.subscribe(name, &subscription.topic).await.ok();
+        // A topic exists from now on. What the broker refuses for good, dispatch says below, and what it does not answer
+        // dispatch tries again: a broker that is down keeps nobody from serving HTTP.
+        let subscribing = config
+            .subscriptions
+            .iter()
+            .map(|(name, subscription)| connections.broker.subscribe(name, &subscription.topic));
+        let subscribing = futures_util::future::join_all(subscribing);
+        match config.broker.driver {
+            BrokerDriver::Embedded => drop(subscribing.await),
+            BrokerDriver::Pubsub => drop(tokio::time::timeout(SERVICES_WAIT, subscribing).await),
         }
         let health = Arc::new(HealthBoard::default());
         let health_timeout = Duration::from_millis(config.http.health_timeout_ms);
-        health.look(&connections.labelled(), health_timeout).await;
+        health.look(&connections.watched, health_timeout.min(SERVICES_WAIT)).await;
         let ports = Arc::new(ports(config, &connections, clock.clone(), health.clone())?);
         let registry = Registry::new(clock.clone());
 
@@ -164,10 +175,10 @@ impl Host {
             metrics.upkeep();
             std::future::ready(())
         }));
-        let labelled: Arc<[_]> = connections.labelled().into();
+        let watched: Arc<[_]> = connections.watched.clone().into();
         tasks.spawn(every(Duration::from_millis(config.health_interval_ms), stopping.clone(), move || {
-            let (labelled, health) = (labelled.clone(), health.clone());
-            async move { health.look(&labelled, health_timeout).await }
+            let (watched, health) = (watched.clone(), health.clone());
+            async move { health.look(&watched, health_timeout).await }
         }));
         Ok(Self { address, connections, ports, clock, registry, dispatch: None, stopping, tasks })
     }
@@ -241,11 +252,25 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Expected> {
 }
 
 fn warn_about(config: &Config) {
-    for variable in config::real_services(&config::environment) {
-        tracing::warn!(variable, "Set, but this build has no driver for it: the embedded driver is used.");
+    for (variable, driver) in without_driver(&config::environment) {
+        tracing::warn!(variable, driver, "Set, but this build does not have the driver: the embedded one is used.");
+    }
+    if let [Some(first), Some(second)] = ["PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"].map(config::environment)
+        && !first.is_empty()
+        && !second.is_empty()
+        && first != second
+    {
+        tracing::warn!("PUBSUB_PROJECT_ID and GOOGLE_CLOUD_PROJECT differ; PUBSUB_PROJECT_ID is taken.");
     }
     if config.environment == Environment::Production {
-        tracing::warn!("This build keeps mail in its catcher; no mail leaves the host.");
+        match config.email.driver {
+            EmailDriver::Embedded => tracing::warn!("Mail is kept in the catcher; none leaves the host."),
+            EmailDriver::Null => tracing::warn!("Mail is thrown away."),
+            EmailDriver::Ses | EmailDriver::Smtp => {}
+        }
+    }
+    if config.email.redirect_to.is_some() || config.email.allowlist.is_some() {
+        tracing::warn!("Not everybody gets mail: `email.redirect_to` or `email.allowlist` is set.");
     }
 }
 
@@ -265,9 +290,12 @@ fn ports(
     let io = Handle::current();
     let run_id = sandpost_message::MessageId::new().to_string();
     let timeout = Duration::from_millis(config.effect_timeout_ms);
+    let mut publisher = Publisher::new(connections.broker.clone(), connections.state.clone(), clock.clone());
+    if let Some(both) = connections.recorded() {
+        publisher = publisher.recorded_by(both);
+    }
     Ok(Ports {
-        publisher: Publisher::new(connections.broker.clone(), connections.state.clone(), clock.clone())
-            .recorded_by(connections.recorded()),
+        publisher,
         broker: connections.broker.clone(),
         state: connections.state.clone(),
         effects: Arc::new(Effects::new(connections.state.clone(), clock.clone(), io.clone(), run_id, timeout)),

@@ -1,14 +1,17 @@
 //! The command line: what there is to say, as types. What it does is in `commands/*`.
 
 use crate::client::Target;
+use crate::config::services;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 /// Runs notification handlers and e-mail templates as sandboxed WebAssembly plugins, and swaps them while messages flow
 #[derive(Debug, Parser)]
 #[command(
     name = "sandpost",
     version,
+    long_version = long_version(),
     after_help = "Exit codes: 0 done · 1 the host refused · 64 wrong command line · 65 a plugin was refused · \
                   69 not reachable · 70 a fault of this program · 78 wrong configuration\n\
                   Data goes to standard output, everything else to standard error.",
@@ -20,6 +23,13 @@ pub(crate) struct Cli {
     /// Answer in JSON, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+/// The version with the drivers that this build has.
+fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| format!("{}\ndrivers: {}", env!("CARGO_PKG_VERSION"), services::built()));
+    &TEXT
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,15 +3,19 @@
 //! Every key is documented in `sandpost.example.toml`, which a test parses and starts. Names of variables are those of
 //! the origin documents where they have one.
 //!
-//! Not here: how a file is read and where a value came from (`load`), what the layers' keys mean (each layer).
+//! Not here: how a file is read and where a value came from (`load`), which services there are (`services`), what the
+//! layers' keys mean (each layer).
 
 pub(crate) mod load;
+pub(crate) mod services;
 
 use crate::exit::{Exit, Expected};
 use load::{Kind, Loaded, Lookup, Variable};
+use sandpost_guard::BreakerConfig;
 use sandpost_interfaces::Grants;
 use sandpost_message::{ConnectionLabel, PluginName};
 use sandpost_ports::documents::Index;
+use services::{BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver, SqlDriver, Word as _};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) effect_timeout_ms: u64,
     /// How often each connection is looked at.
     pub(crate) health_interval_ms: u64,
+    /// Of every connection to a real service.
+    pub(crate) breaker: BreakerConfig,
     pub(crate) log: Log,
     pub(crate) http: sandpost_ingress::Config,
     pub(crate) dispatch: sandpost_dispatch::Config,
@@ -59,6 +65,7 @@ impl Default for Config {
             shutdown_grace_ms: 30_000,
             effect_timeout_ms: 30_000,
             health_interval_ms: 5_000,
+            breaker: BreakerConfig::default(),
             log: Log::default(),
             http: sandpost_ingress::Config::default(),
             dispatch: sandpost_dispatch::Config::default(),
@@ -152,40 +159,39 @@ pub(crate) struct Plugin {
     pub(crate) cache_scope: Option<String>,
 }
 
-/// The only word for a driver in a build without drivers for real services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Driver {
-    #[default]
-    Embedded,
-}
-
 #[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Broker {
-    pub(crate) driver: Driver,
+    pub(crate) driver: BrokerDriver,
     pub(crate) embedded: sandpost_embedded_store::Config,
+    pub(crate) pubsub: services::Pubsub,
 }
 
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Cache {
-    pub(crate) driver: Driver,
+    pub(crate) driver: CacheDriver,
+    /// The variable that holds the service's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url_from_env: Option<String>,
     /// Put before every key, before the plugin's scope.
     pub(crate) key_prefix: String,
     /// The time to live of an entry whose plugin named none.
     pub(crate) default_ttl_seconds: u64,
     pub(crate) embedded: sandpost_embedded_cache::Config,
+    pub(crate) redis: services::Redis,
 }
 
 impl Default for Cache {
     fn default() -> Self {
         Self {
-            driver: Driver::default(),
+            driver: CacheDriver::default(),
+            url_from_env: None,
             key_prefix: String::new(),
             // As in the origin documents, `REDIS_TTL_SECONDS`.
             default_ttl_seconds: 3600,
             embedded: sandpost_embedded_cache::Config::default(),
+            redis: services::Redis::default(),
         }
     }
 }
@@ -193,26 +199,38 @@ impl Default for Cache {
 #[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Email {
-    pub(crate) driver: Driver,
+    pub(crate) driver: EmailDriver,
     /// Who sends where the plugin names no sender: `address`, or `Name <address>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) from: Option<String>,
+    /// Who gets everybody's mail instead of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) redirect_to: Option<String>,
+    /// Addresses and domains, with commas between, that get their own mail; the others' is redirected or left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allowlist: Option<String>,
     pub(crate) limits: sandpost_mail::Limits,
     pub(crate) embedded: sandpost_embedded_email::Config,
+    pub(crate) ses: services::Ses,
+    pub(crate) smtp: services::Smtp,
 }
 
 #[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Sql {
-    pub(crate) driver: Driver,
+    pub(crate) driver: SqlDriver,
     pub(crate) embedded: sandpost_embedded_sql::Config,
 }
 
 #[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Documents {
-    pub(crate) driver: Driver,
+    pub(crate) driver: DocumentsDriver,
+    /// The variable that holds the service's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url_from_env: Option<String>,
     pub(crate) embedded: sandpost_embedded_documents::Config,
+    pub(crate) mongo: services::Mongo,
     /// Indexes that are made at the start where they are missing, by collection.
     pub(crate) indexes: BTreeMap<String, Vec<Index>>,
 }
@@ -252,38 +270,24 @@ pub(crate) const VARIABLES: &[Variable] = &[
     },
 ];
 
-/// Variables of the origin documents that name a real service. A build without its driver must not pass over them.
-pub(crate) const REAL_SERVICES: &[&str] = &[
-    "REDIS_URL",
-    "PUBSUB_EMULATOR_HOST",
-    "PUBSUB_PROJECT_ID",
-    "GOOGLE_CLOUD_PROJECT",
-    "RABBITMQ_URL",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_ROLE_ARN",
-    "MAIL_TRANSPORT",
-    "MYSQL_HOST",
-    "DATABASE_URL",
-    "DATABASE_READ_REPLICA_URL",
-    "MONGODB_URL",
-    "MONGODB_URI",
-];
-
 /// The file that is read where none is named, if it is there.
 const DEFAULT_FILE: &str = "sandpost.toml";
 
 /// Reads and checks the configuration. Nothing is opened and no port is bound.
 pub(crate) fn read(file: Option<&Path>, lookup: Lookup<'_>) -> Result<Loaded<Config>, Expected> {
     let file = file.or_else(|| Some(Path::new(DEFAULT_FILE)).filter(|path| path.is_file()));
-    let loaded = load::load::<Config>(file, VARIABLES, lookup)?;
+    let variables: Vec<Variable> = VARIABLES.iter().chain(services::VARIABLES).copied().collect();
+    let mut loaded = load::load::<Config>(file, &variables, |table| Ok(services::choose(table, lookup)), lookup)?;
+    services::resolve(&mut loaded.config, lookup)?;
     check(&loaded.config)?;
-    let ignored = real_services(lookup);
+    let ignored = services::without_driver(lookup);
     if loaded.config.environment == Environment::Production && !ignored.is_empty() {
+        let set: Vec<String> = ignored.iter().map(|(name, driver)| format!("{name} (driver `{driver}`)")).collect();
         return Err(Expected::new(
             Exit::Config,
-            format!("failed to read config: {} is set, but this build has no driver for it", ignored.join(", ")),
+            format!("failed to read config: {} is set, but this build has no driver for it", set.join(", ")),
         )
-        .hint("unset it, or run a build that has the driver; embedded drivers must not stand in unnoticed"));
+        .hint("unset it, or run a build that has the driver (`--features services` has all); embedded drivers must not stand in unnoticed"));
     }
     Ok(loaded)
 }
@@ -293,13 +297,13 @@ pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Which variables name a service that this build cannot speak to.
-pub(crate) fn real_services(lookup: Lookup<'_>) -> Vec<&'static str> {
-    REAL_SERVICES.iter().copied().filter(|name| lookup(name).is_some_and(|value| !value.is_empty())).collect()
+/// What is wrong with the configuration, as an error.
+pub(crate) fn wrong(reason: &str) -> Expected {
+    Expected::new(Exit::Config, format!("failed to read config: {reason}"))
 }
 
 fn check(config: &Config) -> Result<(), Expected> {
-    let wrong = |reason: String| Expected::new(Exit::Config, format!("failed to read config: {reason}"));
+    let wrong = |reason: String| wrong(&reason);
     config.http.validate().map_err(|error| wrong(error.to_string()))?;
     sandpost_dispatch::validate(&config.dispatch, &config.subscriptions).map_err(|error| wrong(error.to_string()))?;
     for (key, value, least, most) in [
@@ -319,6 +323,17 @@ fn check(config: &Config) -> Result<(), Expected> {
             return Err(wrong(format!("`{key}` is {value}; it must be {least} to {most}")));
         }
     }
+    config.breaker.validate().map_err(|error| {
+        wrong(format!("`breaker.{}` must be {} to {}", error.key, error.range.start(), error.range.end()))
+    })?;
+    services::check_built("broker.driver", config.broker.driver.word())?;
+    services::check_built("cache.driver", config.cache.driver.word())?;
+    services::check_built("email.driver", config.email.driver.word())?;
+    for (label, documents) in &config.documents {
+        services::check_built(&format!("documents.{label}.driver"), documents.driver.word())?;
+    }
+    sandpost_mail::Policy::parse(config.email.redirect_to.as_deref(), config.email.allowlist.as_deref())
+        .map_err(|error| wrong(format!("`email.redirect_to` or `email.allowlist`: {error}")))?;
     if let Some(from) = &config.email.from {
         sandpost_mail::parse_address(from).map_err(|error| wrong(format!("`email.from`: {error}")))?;
     }
@@ -366,9 +381,52 @@ mod tests {
     #[test]
     fn production_does_not_pass_over_a_real_service() {
         let text = "[http.tokens.ops]\nrole = \"admin\"\ntoken_from_env = \"T\"\n";
-        let error = read_text(text, &[("NODE_ENV", "production"), ("REDIS_URL", "redis://h")]).unwrap_err();
-        assert!(error.message.contains("REDIS_URL is set"), "{}", error.message);
-        assert!(!error.message.contains("redis://"), "an address has no place in a message");
+        let error = read_text(text, &[("NODE_ENV", "production"), ("RABBITMQ_URL", "amqp://h")]).unwrap_err();
+        assert!(error.message.contains("RABBITMQ_URL (driver `rabbitmq`) is set"), "{}", error.message);
+        assert!(!error.message.contains("amqp://"), "an address has no place in a message");
+    }
+
+    #[test]
+    fn a_driver_that_this_build_lacks_is_refused_with_its_feature() {
+        for (key, word, table) in [
+            ("cache.driver", "redis", "[cache]"),
+            ("broker.driver", "pubsub", "[broker]"),
+            ("email.driver", "ses", "[email]"),
+            ("email.driver", "smtp", "[email]"),
+            ("documents.main.driver", "mongo", "[documents.main]"),
+        ] {
+            let read =
+                read_text(&format!("{table}\ndriver = \"{word}\"\n[{}.{word}]\n", &table[1..table.len() - 1]), &[]);
+            if services::is_built(word) {
+                read.unwrap();
+                continue;
+            }
+            let error = read.unwrap_err();
+            assert!(error.message.contains(&format!("`{key}` is \"{word}\"")), "{}", error.message);
+            assert!(error.hint.unwrap().contains(&format!("--features {word}")));
+        }
+    }
+
+    #[test]
+    fn the_example_has_every_key_of_every_driver_that_is_built() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../sandpost.example.toml");
+        let loaded = read(Some(Path::new(example)), &|_| None).unwrap();
+        let missing: Vec<String> = loaded
+            .values()
+            .unwrap()
+            .into_iter()
+            .filter(|(_, _, origin)| *origin == load::Origin::Default)
+            .map(|(key, _, _)| key)
+            .collect();
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_address_comes_from_a_variable_of_the_files_choice() {
+        let text = "[documents.orders]\nurl_from_env = \"ORDERS_URL\"\n";
+        let error = read_text(text, &[]).unwrap_err();
+        assert!(error.message.contains("`documents.orders.url_from_env`"), "{}", error.message);
+        assert!(read_text(text, &[("ORDERS_URL", "mongodb://h/d")]).is_ok());
     }
 
     #[test]

@@ -1,14 +1,26 @@
 //! The table of drivers: which one stands behind each port, and what they have in common once they are open.
 //!
-//! The only file of the host that names vendors. A new driver is a crate, a word in its configuration and an arm here.
+//! The only file of the host that names vendors. A new driver is a crate, a word in `config::services` and an arm here.
+//!
+//! Invariants
+//! - Opening asks no service: a host starts with all of them down. Only a configuration that cannot work is an error.
+//! - Every connection to a real service has its guard (`sandpost_guard`); an embedded one has none.
+//!
+//! What `sandpost doctor` asks the services is in `probe`.
 
-use crate::config::{Config, Documents, Driver, Sql};
+mod probe;
+
+use crate::config::services::{BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver, SqlDriver, Word as _};
+use crate::config::{self, Config};
 use crate::exit::{Exit, Expected, chain};
+use sandpost_embedded_store::Store;
+use sandpost_guard::{Connection, GuardedBroker, GuardedCache, GuardedDocuments, GuardedEmail};
 use sandpost_ingress::{Check, CheckRole};
 use sandpost_message::ConnectionLabel;
 use sandpost_ports::broker::{Broker, RecordedBroker};
 use sandpost_ports::cache::Cache;
 use sandpost_ports::clock::Clock;
+use sandpost_ports::documents::{Documents, Index};
 use sandpost_ports::email::{EmailSender, Mailbox};
 use sandpost_ports::health::Health;
 use sandpost_ports::sql::Sql as SqlPort;
@@ -16,6 +28,12 @@ use sandpost_ports::state::State;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use probe::probe;
+
+/// Between two tries to make the indexes of a document database that is down.
+const INDEX_RETRY: Duration = Duration::from_secs(5);
 
 /// Everything that is open.
 pub(crate) struct Connections {
@@ -26,26 +44,59 @@ pub(crate) struct Connections {
     /// Where mail is caught instead of sent.
     pub(crate) mailbox: Option<Arc<dyn Mailbox>>,
     pub(crate) sql: BTreeMap<ConnectionLabel, Arc<dyn SqlPort>>,
-    pub(crate) documents: BTreeMap<ConnectionLabel, Arc<dyn sandpost_ports::documents::Documents>>,
+    pub(crate) documents: BTreeMap<ConnectionLabel, Arc<dyn Documents>>,
     /// All of them once more, as probes see them.
     pub(crate) checks: Vec<Check>,
-    store: sandpost_embedded_store::Store,
+    /// The same for the health board.
+    pub(crate) watched: Vec<Watched>,
+    store: Store,
+    /// Whether the broker is that store, and so one with the ledger.
+    broker_is_store: bool,
+    closing: Vec<Closing>,
 }
+
+/// One connection, as the health board looks at it.
+#[derive(Clone)]
+pub(crate) struct Watched {
+    pub(crate) name: String,
+    pub(crate) driver: &'static str,
+    pub(crate) health: Arc<dyn Health>,
+}
+
+/// What is done with a connection at the end.
+type Closing = Box<dyn Fn() -> futures_util::future::BoxFuture<'static, ()> + Send + Sync>;
 
 impl Connections {
     /// The broker that is the ledger too, where both are one store.
-    pub(crate) fn recorded(&self) -> Arc<dyn RecordedBroker> {
-        Arc::new(self.store.clone())
-    }
-
-    /// Each connection with its label, for the health board.
-    pub(crate) fn labelled(&self) -> Vec<(String, Arc<dyn Health>)> {
-        self.checks.iter().map(|check| (check.name.clone(), check.check.clone())).collect()
+    pub(crate) fn recorded(&self) -> Option<Arc<dyn RecordedBroker>> {
+        self.broker_is_store.then(|| Arc::new(self.store.clone()) as Arc<dyn RecordedBroker>)
     }
 
     /// Writes out what is not on disk yet, and frees the files.
     pub(crate) async fn close(&self) {
+        for closing in &self.closing {
+            closing().await;
+        }
         self.store.close().await;
+    }
+}
+
+/// What is opened one after the other.
+struct Opening<'a> {
+    config: &'a Config,
+    checks: Vec<Check>,
+    watched: Vec<Watched>,
+}
+
+impl Opening<'_> {
+    fn guard(&self, name: &str, driver: &'static str) -> Arc<Connection> {
+        Arc::new(Connection::new(name, driver, self.config.breaker.clone()))
+    }
+
+    /// Enters a connection where probes and the health board find it.
+    fn add(&mut self, name: &str, role: CheckRole, driver: &'static str, health: Arc<dyn Health>) {
+        self.checks.push(Check { name: name.to_owned(), role, check: health.clone() });
+        self.watched.push(Watched { name: name.to_owned(), driver, health });
     }
 }
 
@@ -57,65 +108,205 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
             .detail(format!("--> {}", folder.display()))
             .hint("`data_dir` or SANDPOST_DATA_DIR names another one")
     })?;
+    let mut opening = Opening { config, checks: Vec::new(), watched: Vec::new() };
 
-    let Driver::Embedded = config.broker.driver;
     let store =
         sandpost_embedded_store::open(Some(&folder.join("store.sqlite")), &config.broker.embedded, clock.clone())
             .map_err(|error| failed("the store", error))?;
-    let Driver::Embedded = config.cache.driver;
-    let cache = Arc::new(sandpost_embedded_cache::open(&config.cache.embedded));
-    let Driver::Embedded = config.email.driver;
-    let mut catching = config.email.embedded.clone();
-    catching.path.get_or_insert_with(|| folder.join("mail.sqlite"));
-    let catcher =
-        Arc::new(sandpost_embedded_email::open(catching, clock).map_err(|error| failed("the mail catcher", error))?);
+    opening.add("state", CheckRole::State, "embedded", Arc::new(store.clone()));
 
-    let mut checks = vec![
-        check("state", CheckRole::State, Arc::new(store.clone())),
-        check("broker", CheckRole::PubSub, Arc::new(store.clone())),
-        check("cache", CheckRole::Cache, cache.clone()),
-        check("email", CheckRole::Email, catcher.clone()),
-    ];
+    let driver = config.broker.driver;
+    let mut closing = Vec::<Closing>::new();
+    let broker: Arc<dyn Broker> = match driver {
+        BrokerDriver::Embedded => Arc::new(store.clone()),
+        BrokerDriver::Pubsub => {
+            let opened = pubsub(config, clock.clone(), &mut closing)?;
+            Arc::new(GuardedBroker::new(opened, opening.guard("broker", driver.word())))
+        }
+    };
+    opening.add("broker", CheckRole::PubSub, driver.word(), broker.clone());
+
+    let driver = config.cache.driver;
+    let cache: Arc<dyn Cache> = match driver {
+        CacheDriver::Embedded => Arc::new(sandpost_embedded_cache::open(&config.cache.embedded)),
+        CacheDriver::Redis => Arc::new(GuardedCache::new(redis(config)?, opening.guard("cache", driver.word()))),
+    };
+    opening.add("cache", CheckRole::Cache, driver.word(), cache.clone());
+
+    let driver = config.email.driver;
+    let mut mailbox: Option<Arc<dyn Mailbox>> = None;
+    let email: Arc<dyn EmailSender> = match driver {
+        EmailDriver::Embedded => {
+            let mut catching = config.email.embedded.clone();
+            catching.path.get_or_insert_with(|| folder.join("mail.sqlite"));
+            let catcher = sandpost_embedded_email::open(catching, clock.clone())
+                .map_err(|error| failed("the mail catcher", error))?;
+            let catcher = Arc::new(catcher);
+            mailbox = Some(catcher.clone());
+            catcher
+        }
+        EmailDriver::Null => Arc::new(sandpost_mail::Discard),
+        EmailDriver::Ses | EmailDriver::Smtp => {
+            let provider = provider(config).await?;
+            Arc::new(GuardedEmail::new(provider, opening.guard("email", driver.word())))
+        }
+    };
+    opening.add("email", CheckRole::Email, driver.word(), email.clone());
+    let policy = sandpost_mail::Policy::parse(config.email.redirect_to.as_deref(), config.email.allowlist.as_deref())
+        .map_err(|error| config::wrong(&format!("`email.redirect_to` or `email.allowlist`: {error}")))?;
+    let email = sandpost_mail::Detour::before(email, policy);
+
     let mut sql = BTreeMap::<_, Arc<dyn SqlPort>>::new();
     for (label, one) in &config.sql {
-        let opened = open_sql(one, in_folder(folder, "sql", label))
-            .map_err(|error| failed(&format!("the database `{label}`"), error))?;
-        checks.push(check(&format!("sql.{label}"), CheckRole::Database, opened.clone()));
+        let (name, driver) = (format!("sql.{label}"), one.driver);
+        let opened: Arc<dyn SqlPort> = match driver {
+            SqlDriver::Embedded => {
+                let mut embedded = one.embedded.clone();
+                embedded.path.get_or_insert(in_folder(folder, "sql", label));
+                sandpost_embedded_sql::open(&embedded)
+                    .map_err(|error| failed(&format!("the database `{label}`"), error))?
+            }
+        };
+        opening.add(&name, CheckRole::Database, driver.word(), opened.clone());
         sql.insert(label.clone(), opened);
     }
-    let mut documents = BTreeMap::<_, Arc<dyn sandpost_ports::documents::Documents>>::new();
+
+    let mut documents = BTreeMap::<_, Arc<dyn Documents>>::new();
     for (label, one) in &config.documents {
-        let opened = open_documents(one, in_folder(folder, "documents", label))
-            .map_err(|error| failed(&format!("the document database `{label}`"), error))?;
-        checks.push(check(&format!("documents.{label}"), CheckRole::Documents, opened.clone()));
-        let opened: Arc<dyn sandpost_ports::documents::Documents> = opened;
-        for (collection, indexes) in &one.indexes {
-            for index in indexes {
-                opened.ensure_index(collection, index).await.map_err(|error| {
-                    failed(&format!("an index of `{collection}` in the document database `{label}`"), error)
-                })?;
+        let (name, driver) = (format!("documents.{label}"), one.driver);
+        let opened: Arc<dyn Documents> = match driver {
+            DocumentsDriver::Embedded => {
+                let mut embedded = one.embedded.clone();
+                embedded.path.get_or_insert(in_folder(folder, "documents", label));
+                let opened = sandpost_embedded_documents::open(&embedded)
+                    .map_err(|error| failed(&format!("the document database `{label}`"), error))?;
+                for (collection, index) in indexes(&one.indexes) {
+                    opened.ensure_index(collection, index).await.map_err(|error| {
+                        failed(&format!("an index of `{collection}` in the document database `{label}`"), error)
+                    })?;
+                }
+                opened
             }
-        }
+            DocumentsDriver::Mongo => {
+                let opened: Arc<dyn Documents> =
+                    Arc::new(GuardedDocuments::new(mongo(label, one)?, opening.guard(&name, driver.word())));
+                let making = tokio::spawn(make_indexes(name.clone(), opened.clone(), one.indexes.clone()));
+                closing.push(Box::new(move || {
+                    making.abort();
+                    Box::pin(std::future::ready(()))
+                }));
+                opened
+            }
+        };
+        opening.add(&name, CheckRole::Documents, driver.word(), opened.clone());
         documents.insert(label.clone(), opened);
     }
 
+    let Opening { checks, watched, .. } = opening;
     Ok(Connections {
-        broker: Arc::new(store.clone()),
+        broker,
         state: Arc::new(store.clone()),
         cache,
-        email: catcher.clone(),
-        mailbox: Some(catcher),
+        email,
+        mailbox,
         sql,
         documents,
         checks,
+        watched,
         store,
+        broker_is_store: config.broker.driver == BrokerDriver::Embedded,
+        closing,
     })
+}
+
+fn indexes(of: &BTreeMap<String, Vec<Index>>) -> impl Iterator<Item = (&String, &Index)> {
+    of.iter().flat_map(|(collection, indexes)| indexes.iter().map(move |index| (collection, index)))
+}
+
+/// Makes what is missing as soon as the database is there. What it refuses for good is said once.
+async fn make_indexes(name: String, documents: Arc<dyn Documents>, wanted: BTreeMap<String, Vec<Index>>) {
+    for (collection, index) in indexes(&wanted) {
+        while let Err(error) = documents.ensure_index(collection, index).await {
+            if !error.is_transient() {
+                tracing::error!(connection = name, collection, error = chain(&error), "An index cannot be made.");
+                break;
+            }
+            tracing::debug!(connection = name, collection, error = chain(&error), "An index is made later.");
+            tokio::time::sleep(INDEX_RETRY).await;
+        }
+    }
+}
+
+/// What `config` was checked for before: it names no driver that is not in the build.
+fn absent<T>(word: &str) -> Result<T, Expected> {
+    config::services::check_built("driver", word)?;
+    Err(Expected::new(Exit::Bug, format!("the driver `{word}` is in the build and has no arm in the table of drivers")))
+}
+
+#[cfg(feature = "redis")]
+fn redis(config: &Config) -> Result<Arc<dyn Cache>, Expected> {
+    Ok(sandpost_redis::open(&config.cache.redis).map_err(|error| wrong("cache.redis", &error))?)
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(_: &Config) -> Result<Arc<dyn Cache>, Expected> {
+    absent("redis")
+}
+
+#[cfg(feature = "pubsub")]
+fn pubsub(config: &Config, clock: Arc<dyn Clock>, closing: &mut Vec<Closing>) -> Result<Arc<dyn Broker>, Expected> {
+    let opened =
+        sandpost_pubsub::open(config.broker.pubsub.clone(), clock).map_err(|error| wrong("broker.pubsub", &error))?;
+    let broker = opened.clone();
+    closing.push(Box::new(move || {
+        let broker = broker.clone();
+        Box::pin(async move { broker.close().await })
+    }));
+    Ok(opened)
+}
+
+#[cfg(not(feature = "pubsub"))]
+fn pubsub(_: &Config, _: Arc<dyn Clock>, _: &mut Vec<Closing>) -> Result<Arc<dyn Broker>, Expected> {
+    absent("pubsub")
+}
+
+#[cfg(feature = "ses")]
+async fn ses(config: &Config) -> Result<Arc<sandpost_ses::Ses>, Expected> {
+    let mut ses = config.email.ses.clone();
+    if ses.from_address.is_none() {
+        let from = config.email.from.as_deref().and_then(|from| sandpost_mail::parse_address(from).ok());
+        ses.from_address = from.map(|from| from.address);
+    }
+    sandpost_ses::open(ses, None).await.map_err(|error| wrong("email.ses", &error))
+}
+
+#[cfg_attr(not(feature = "ses"), expect(clippy::unused_async, reason = "opening SES waits, for the profile's files"))]
+async fn provider(config: &Config) -> Result<Arc<dyn EmailSender>, Expected> {
+    match config.email.driver {
+        #[cfg(feature = "ses")]
+        EmailDriver::Ses => Ok(ses(config).await?),
+        #[cfg(feature = "smtp")]
+        EmailDriver::Smtp => {
+            Ok(sandpost_smtp::open(config.email.smtp.clone()).map_err(|error| wrong("email.smtp", &error))?)
+        }
+        other => absent(other.word()),
+    }
+}
+
+#[cfg(feature = "mongo")]
+fn mongo(label: &ConnectionLabel, config: &config::Documents) -> Result<Arc<dyn Documents>, Expected> {
+    let opened = sandpost_mongo::open(&config.mongo);
+    Ok(opened.map_err(|error| wrong(&format!("documents.{label}.mongo"), &error))?)
+}
+
+#[cfg(not(feature = "mongo"))]
+fn mongo(_: &ConnectionLabel, _: &config::Documents) -> Result<Arc<dyn Documents>, Expected> {
+    absent("mongo")
 }
 
 /// The same on memory alone, for the trial of a plugin: nothing that a sample does is seen by anybody.
 pub(crate) mod scratch {
-    use super::{Arc, Cache, Clock, EmailSender, SqlPort};
-    use sandpost_ports::documents::Documents;
+    use super::{Arc, Cache, Clock, Documents, EmailSender, SqlPort};
     use sandpost_ports::{BoxError, PortError};
 
     pub(crate) fn store(clock: Arc<dyn Clock>) -> Result<sandpost_embedded_store::Store, BoxError> {
@@ -145,34 +336,16 @@ pub(crate) mod scratch {
     }
 }
 
-fn open_sql(
-    config: &Sql,
-    default: PathBuf,
-) -> Result<Arc<sandpost_embedded_sql::SqliteSql>, sandpost_embedded_sql::OpenError> {
-    let Driver::Embedded = config.driver;
-    let mut config = config.embedded.clone();
-    config.path.get_or_insert(default);
-    sandpost_embedded_sql::open(&config)
-}
-
-fn open_documents(
-    config: &Documents,
-    default: PathBuf,
-) -> Result<Arc<sandpost_embedded_documents::SqliteDocuments>, sandpost_embedded_documents::OpenError> {
-    let Driver::Embedded = config.driver;
-    let mut config = config.embedded.clone();
-    config.path.get_or_insert(default);
-    sandpost_embedded_documents::open(&config)
-}
-
 fn in_folder(folder: &Path, port: &str, label: &ConnectionLabel) -> PathBuf {
     folder.join(format!("{port}-{label}.sqlite"))
 }
 
-fn check(name: &str, role: CheckRole, check: Arc<dyn Health>) -> Check {
-    Check { name: name.to_owned(), role, check }
-}
-
 fn failed(what: &str, error: impl std::error::Error) -> Expected {
     Expected::new(Exit::Unavailable, format!("failed to open {what}: {}", chain(&error)))
+}
+
+/// A driver's configuration cannot work.
+#[cfg(feature = "tls")]
+fn wrong(table: &str, error: &dyn std::error::Error) -> Expected {
+    Expected::new(Exit::Config, format!("failed to read config: [{table}]: {}", chain(error)))
 }

@@ -26,6 +26,10 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Before any client is made: the drivers' TLS is ring, and some of them have no other way to learn of it. A second
+    // provider could only come from a driver that broke this rule.
+    #[cfg(feature = "tls")]
+    rustls::crypto::ring::default_provider().install_default().ok();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

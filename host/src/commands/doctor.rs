@@ -1,11 +1,12 @@
-//! `sandpost doctor`: the configuration in force with the origin of every value, and what can be checked without
-//! starting anything.
+//! `sandpost doctor`: the configuration in force with the origin of every value, what can be checked without starting
+//! anything, and what each real service answers.
 //!
-//! Invariant: no secret is printed. Tokens are never in the configuration; what a plugin is configured with is shown by
-//! its key alone where the key sounds like a secret.
+//! Invariant: no secret is printed. Tokens are never in the configuration; addresses and passwords of services are of a
+//! type that shows stars; what a plugin is configured with is shown by its key alone where the key sounds like a secret.
 
 use crate::config::load::Origin;
 use crate::config::{self, Config};
+use crate::drivers;
 use crate::exit::{Exit, Expected};
 use crate::output;
 use serde_json::json;
@@ -21,7 +22,8 @@ pub(crate) fn doctor(file: Option<&Path>, json: bool) -> Result<(), Expected> {
             (key, shown, name_of(&origin, loaded.file.as_deref()))
         })
         .collect();
-    let checks = checks(&loaded.config);
+    let mut checks = checks(&loaded.config);
+    checks.extend(services(&loaded.config)?);
     if json {
         let values: Vec<_> =
             values.iter().map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin })).collect();
@@ -64,7 +66,7 @@ fn checks(config: &Config) -> Vec<Check> {
     let mut checks = vec![
         Check { what: "data folder".into(), outcome: writable(&config.data_dir) },
         Check { what: "tokens".into(), outcome: tokens(config) },
-        Check { what: "real services".into(), outcome: Ok(real_services()) },
+        Check { what: "drivers".into(), outcome: Ok(real_services()) },
     ];
     for (label, one) in &config.sql {
         if let Some(file) = &one.embedded.init_file {
@@ -111,14 +113,26 @@ fn tokens(config: &Config) -> Result<String, String> {
         .map_err(|error| error.to_string())
 }
 
-/// In production the configuration would not have been read with one of them set.
+/// In production the configuration would not have been read with a variable set that this build has no driver for.
 fn real_services() -> String {
-    let set = config::real_services(&config::environment);
-    if set.is_empty() {
-        "none is configured; everything is embedded".to_owned()
-    } else {
-        format!("{} is set and not used: this build has embedded drivers only", set.join(", "))
+    let lacking = config::services::without_driver(&config::environment);
+    let built = config::services::built();
+    if lacking.is_empty() {
+        return format!("this build has the drivers {built}");
     }
+    let set: Vec<String> = lacking.iter().map(|(name, driver)| format!("{name} (driver `{driver}`)")).collect();
+    format!("{} is set and not used: this build has the drivers {built}", set.join(", "))
+}
+
+/// Asks every real service.
+fn services(config: &Config) -> Result<Vec<Check>, Expected> {
+    let io = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Expected::new(Exit::Bug, format!("failed to start the I/O runtime: {error}")))?;
+    let findings = io.block_on(drivers::probe(config));
+    io.shutdown_background();
+    Ok(findings.into_iter().map(|(what, outcome)| Check { what, outcome }).collect())
 }
 
 fn plugin_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {

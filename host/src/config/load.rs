@@ -29,6 +29,16 @@ pub(crate) enum Kind {
     Integer,
 }
 
+/// A value that a variable chose without being it: a driver, because its service's address is set.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Chosen {
+    /// The dotted key.
+    pub(crate) key: &'static str,
+    pub(crate) value: Value,
+    /// The variable.
+    pub(crate) by: &'static str,
+}
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -49,10 +59,11 @@ pub(crate) struct Loaded<T> {
 /// Looks a variable up; empty counts as not set, because the origin documents' files have lines like `X=`.
 pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Reads `file`, then the variables.
+/// Reads `file`, then the variables. `choose` sees what is in the file, and adds what follows from variables.
 pub(crate) fn load<T: DeserializeOwned>(
     file: Option<&Path>,
     variables: &[Variable],
+    choose: impl FnOnce(&Table) -> Result<Vec<Chosen>, Expected>,
     lookup: Lookup<'_>,
 ) -> Result<Loaded<T>, Expected> {
     let text = match file {
@@ -81,6 +92,10 @@ pub(crate) fn load<T: DeserializeOwned>(
         };
         put(&mut merged, variable.key, value);
         from_environment.insert(variable.key, variable.name);
+    }
+    for Chosen { key, value, by } in choose(&in_file)? {
+        put(&mut merged, key, value);
+        from_environment.insert(key, by);
     }
     let config = T::deserialize(merged).map_err(|error| {
         let names: Vec<&str> = from_environment.values().copied().collect();
@@ -220,7 +235,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sandpost.toml");
         std::fs::write(&path, text).unwrap();
-        load(Some(&path), VARIABLES, &|name| {
+        load(Some(&path), VARIABLES, |_| Ok(Vec::new()), &|name| {
             environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
