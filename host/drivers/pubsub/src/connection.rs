@@ -132,12 +132,11 @@ impl Connection {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let asking = async {
             let clients = self.clients().await?;
-            let answer = match known {
-                Some(path) => clients.subscriptions.get_subscription().set_subscription(path).send().await.map(drop),
-                None => {
-                    let path = self.config.topic_path(NOBODYS_TOPIC);
-                    clients.topics.get_topic().set_topic(path).send().await.map(drop)
-                }
+            let answer = if let Some(path) = known {
+                clients.subscriptions.get_subscription().set_subscription(path).send().await.map(drop)
+            } else {
+                let path = self.config.topic_path(NOBODYS_TOPIC);
+                clients.topics.get_topic().set_topic(path).send().await.map(drop)
             };
             match answer {
                 Err(error) if is_code(&error, Code::NotFound) || is_code(&error, Code::PermissionDenied) => Ok(()),

@@ -21,7 +21,7 @@ const WAIT_MIN: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A stream on which nothing came for so long is opened again: it may be dead without a sign.
-const SILENCE_MAX: Duration = Duration::from_secs(10 * 60);
+const SILENCE_MAX: Duration = Duration::from_mins(10);
 
 /// What acknowledges one delivery of the service; dropped, it gives the message back.
 pub(crate) struct Handle(pub(crate) Handler);
@@ -104,7 +104,7 @@ pub(crate) async fn feed(line: Arc<Line>, connection: Arc<Connection>) {
 
 /// An emulator that was started again has forgotten everything.
 async fn make_again(line: &Line, connection: &Connection) {
-    let making = admin::ensure(connection, &line.name, &line.topic);
+    let making = Box::pin(admin::ensure(connection, &line.name, &line.topic));
     if let Err(error) = within(connection.config.call_timeout(), making).await {
         tracing::warn!(subscription = %line.name, %error, "The subscription cannot be made again yet.");
     }
@@ -133,7 +133,10 @@ async fn read(stream: &mut MessageStream, line: &Line, arrived: &mut bool) -> En
                 take_in(line, carried, handler);
             }
             Ok(Some(Err(error))) => return Ended::Failed(of_read(error)),
-            Ok(None) | Err(_) => return Ended::Silent,
+            Ok(None) => {
+                return Ended::Failed(PortError::new(ErrorKind::Unavailable, "the service ended the stream"));
+            }
+            Err(_elapsed) => return Ended::Silent,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Google Pub/Sub as the broker, over Google's own crate.
 //!
-//! A stream a subscription brings messages into this host ([`mod@feed`]); handlers lease them from there ([`mod@queue`]). What
-//! is known of a message beside its body travels as attributes ([`mod@wire`]).
+//! A stream a subscription brings messages into this host (`feed`); handlers lease them from there (`queue`). What
+//! is known of a message beside its body travels as attributes (`wire`).
 //!
 //! Invariants
 //! - A message that was acknowledged here is acknowledged at the service, or delivered again by it; never the other way round.
 //! - A retry, a hand-back and a lease that ended are this host's own: the service's lease is held meanwhile, its count of
 //!   deliveries does not rise, and its own back-off does not come on top.
-//! - Nothing at the service is ever changed or deleted; what is missing is made in development alone ([`mod@admin`]).
+//! - Nothing at the service is ever changed or deleted; what is missing is made in development alone (`admin`).
 //! - The service may be down when this is opened, and go and come at any time.
 //!
 //! Attempts are counted by this host. What the service counts (it does where the subscription has a dead-letter policy) is
@@ -148,7 +148,7 @@ impl Broker for PubSub {
             return opened.map(|line| line as Arc<dyn Subscription>);
         }
         let limit = self.connection.config.call_timeout();
-        within(limit, admin::ensure(&self.connection, name, topic)).await.inspect_err(|error| {
+        within(limit, Box::pin(admin::ensure(&self.connection, name, topic))).await.inspect_err(|error| {
             if error.is_transient() {
                 self.connection.doubt();
             }

@@ -135,7 +135,7 @@ async fn nothing_accepted_is_lost_while_connections_are_cut() {
     let mut seen = BTreeSet::new();
     let mut accepted = None;
     let mut publishing = publishing;
-    within("every accepted message", 2 * PATIENCE, async {
+    within("every accepted message", PATIENCE, async {
         while accepted.as_ref().is_none_or(|accepted: &BTreeSet<String>| !accepted.is_subset(&seen)) {
             tokio::select! {
                 delivery = next(&*subscription) => {
@@ -180,7 +180,7 @@ async fn an_emulator_that_forgot_everything_is_set_up_again() {
     server.kill();
     server.start();
     // Who has work in hand hears that its subscription is gone, or of nothing, and finds it again.
-    let delivery = within("a message after the restart", 2 * PATIENCE, async {
+    let delivery = within("a message after the restart", PATIENCE, async {
         let publishing = async {
             loop {
                 let answer = pubsub.publish(vec![message(&topic, "after")]).await.remove(0);

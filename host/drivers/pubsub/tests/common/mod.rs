@@ -12,11 +12,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long something may take that is owed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long something may take that is owed. The emulator goes on delivering to streams that were reset, and misses each of
+/// those deliveries only when its ack deadline is over.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// An emulator of its own. `pstest` speaks gRPC alone, and topics and subscriptions are asked for by REST.
-pub fn emulator(suite: &str) -> Option<Server> {
+pub(crate) fn emulator(suite: &str) -> Option<Server> {
     let server = sandpost_services::pubsub()?;
     if server.kind().contains("pstest") {
         sandpost_services::not_checked(suite, "pstest has no REST, by which Google's crate manages topics");
@@ -26,7 +27,7 @@ pub fn emulator(suite: &str) -> Option<Server> {
 }
 
 /// With times that a test can wait for.
-pub fn config(address: &str) -> Config {
+pub(crate) fn config(address: &str) -> Config {
     rustls::crypto::ring::default_provider().install_default().ok();
     Config {
         project: Some("tests".to_owned()),
@@ -41,24 +42,24 @@ pub fn config(address: &str) -> Config {
     }
 }
 
-pub fn open(config: Config) -> Arc<PubSub> {
+pub(crate) fn open(config: Config) -> Arc<PubSub> {
     sandpost_pubsub::open(config, Arc::new(SystemClock)).expect("it opens, whether the service is there or not")
 }
 
-pub fn names() -> (SubscriptionName, Topic) {
+pub(crate) fn names() -> (SubscriptionName, Topic) {
     let id = MessageId::new();
     (format!("subscription-{id}").parse().unwrap(), format!("topic-{id}").parse().unwrap())
 }
 
-pub fn message(topic: &Topic, body: impl Into<String>) -> Message {
+pub(crate) fn message(topic: &Topic, body: impl Into<String>) -> Message {
     Message::new(topic.clone(), body.into(), SystemClock.now_ms())
 }
 
-pub fn body(delivery: &Delivery) -> String {
+pub(crate) fn body(delivery: &Delivery) -> String {
     String::from_utf8_lossy(&delivery.message.body).into_owned()
 }
 
-pub async fn within<T>(what: &str, limit: Duration, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, limit: Duration, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(limit, future).await {
         Ok(value) => value,
         Err(_elapsed) => panic!("{what} did not come within {limit:?}"),
@@ -66,7 +67,7 @@ pub async fn within<T>(what: &str, limit: Duration, future: impl Future<Output =
 }
 
 /// Tries until it succeeds.
-pub async fn until_ok<T, Call>(what: &str, mut call: impl FnMut() -> Call) -> T
+pub(crate) async fn until_ok<T, Call>(what: &str, mut call: impl FnMut() -> Call) -> T
 where
     Call: Future<Output = Result<T, PortError>>,
 {
@@ -85,10 +86,10 @@ where
 }
 
 /// The next one; what the stream reports meanwhile is passed over, as dispatch does.
-pub async fn next(subscription: &dyn Subscription) -> Delivery {
+pub(crate) async fn next(subscription: &dyn Subscription) -> Delivery {
     until_ok("a delivery", || subscription.next(1, 60_000)).await.remove(0)
 }
 
-pub async fn done(subscription: &dyn Subscription, delivery: Delivery) {
+pub(crate) async fn done(subscription: &dyn Subscription, delivery: Delivery) {
     subscription.settle(delivery.receipt, Settlement::Done).await.expect("a lease that lasts is settled");
 }
