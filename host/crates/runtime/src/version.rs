@@ -84,13 +84,7 @@ impl Version {
         }
         match answer {
             Ok(Ok(())) => Verdict::Ack.into(),
-            Ok(Err(failure)) => match (self.verdict(failure), postponed) {
-                // The plugin's words are not lost: the log has its lines, and the ledger why nothing went out.
-                (Outcome::Verdict(Verdict::Retry { .. }), Some(Postponed { reason, after_ms })) => {
-                    Outcome::Postponed { reason, after_ms }
-                }
-                (outcome, _) => outcome,
-            },
+            Ok(Err(failure)) => postpone(self.verdict(failure), postponed),
             Err(fault) => fault.into(),
         }
     }
@@ -236,6 +230,16 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// A retry that a provider is the reason of, which takes nothing for now, is no attempt. Every other verdict is obeyed.
+fn postpone(outcome: Outcome, postponed: Option<Postponed>) -> Outcome {
+    match (outcome, postponed) {
+        (Outcome::Verdict(Verdict::Retry { .. }), Some(Postponed { reason, after_ms })) => {
+            Outcome::Postponed { reason, after_ms }
+        }
+        (outcome, _) => outcome,
+    }
+}
+
 fn message_of(attempt: &Attempt, deadline_at_ms: TimestampMs) -> bindings::Message {
     let message = &attempt.message;
     bindings::Message {
@@ -249,5 +253,24 @@ fn message_of(attempt: &Attempt, deadline_at_ms: TimestampMs) -> bindings::Messa
         attempt: attempt.attempt,
         max_attempts: attempt.attempts_max,
         deadline: deadline_at_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_retry_is_postponed() {
+        let postponed = || Some(Postponed { reason: "sending is paused".to_owned(), after_ms: 30_000 });
+        let retry = || Outcome::from(Verdict::Retry { reason: "later".to_owned(), after_ms: Some(1) });
+        let expected = Outcome::Postponed { reason: "sending is paused".to_owned(), after_ms: 30_000 };
+        assert_eq!(postpone(retry(), postponed()), expected);
+        assert_eq!(postpone(retry(), None), retry());
+        let reject = Verdict::Reject { reason: "never".to_owned() };
+        let contract = Fault::new(FaultKind::Contract, "too long a reason");
+        for obeyed in [Outcome::from(Verdict::Ack), reject.into(), contract.into()] {
+            assert_eq!(postpone(obeyed.clone(), postponed()), obeyed);
+        }
     }
 }
