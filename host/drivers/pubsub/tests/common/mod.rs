@@ -60,10 +60,8 @@ pub(crate) fn body(delivery: &Delivery) -> String {
 }
 
 pub(crate) async fn within<T>(what: &str, limit: Duration, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_elapsed) => panic!("{what} did not come within {limit:?}"),
-    }
+    let Ok(value) = tokio::time::timeout(limit, future).await else { panic!("{what} did not come within {limit:?}") };
+    value
 }
 
 /// Tries until it succeeds.
