@@ -151,11 +151,12 @@ async fn handler(
     let tried = version.attempt(context, attempt).instrument(tracing::info_span!("trial", trial = true));
     let (ended, said) = match tried.await {
         Outcome::Verdict(Verdict::Ack) => (Expected::Ack, String::new()),
-        Outcome::Verdict(Verdict::Retry { reason, .. }) => (Expected::Retry, reason),
+        Outcome::Verdict(Verdict::Retry { reason, .. }) | Outcome::Postponed { reason, .. } => {
+            (Expected::Retry, reason)
+        }
         Outcome::Verdict(Verdict::Reject { reason }) => (Expected::Reject, reason),
         Outcome::Fault(fault) => return Err(format!("expected {}, but it ended with {fault}", sample.expect.word())),
         Outcome::Held { reason } => return Err(format!("expected {}, but it is held: {reason}", sample.expect.word())),
-        Outcome::Postponed { reason, .. } => (Expected::Retry, reason),
     };
     if ended == sample.expect {
         return Ok(());
