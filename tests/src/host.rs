@@ -21,20 +21,34 @@ pub fn program() -> PathBuf {
     path
 }
 
+/// Names the build that has the drivers for real services; else the one that `cargo xtask test` leaves.
+const SERVICES_PROGRAM: &str = "SANDPOST_TEST_SERVICES_PROGRAM";
+
+/// The program with the drivers for real services, where it was built.
+pub fn services_program() -> Option<PathBuf> {
+    let path = std::env::var_os(SERVICES_PROGRAM)
+        .map_or_else(|| repository().join("target/services-build/sandpost"), PathBuf::from);
+    path.is_file().then_some(path)
+}
+
 /// Runs the program to its end, in an empty environment but for what is given.
 pub fn run_program(arguments: &[String], environment: &[(&str, &str)]) -> Output {
-    command_behind(&[]).args(arguments).envs(environment.iter().copied()).output().expect("the program starts")
+    command_behind(&[], &program())
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the program starts")
 }
 
 /// The program with nothing from outside that configures it, behind another that starts it where one is given.
-fn command_behind(wrapper: &[String]) -> Command {
+fn command_behind(wrapper: &[String], program: &Path) -> Command {
     let mut command = match wrapper.split_first() {
         Some((first, rest)) => {
             let mut command = Command::new(first);
-            command.args(rest).arg(program());
+            command.args(rest).arg(program);
             command
         }
-        None => Command::new(program()),
+        None => Command::new(program),
     };
     command.env_clear().stdin(Stdio::null());
     for name in ["PATH", "HOME", "TMPDIR"] {
@@ -62,6 +76,8 @@ pub struct Setup {
     pub grants_configured: bool,
     /// A program with its arguments that becomes the host by `exec`, so that the PID stays: `env --ignore-signal=XFSZ`.
     pub wrapper: Vec<String>,
+    /// Another build than [`program`].
+    pub program: Option<PathBuf>,
 }
 
 impl Setup {
@@ -296,7 +312,7 @@ impl Drop for Host {
 }
 
 fn launch(setup: &Setup, folder: &Path) -> Child {
-    command_behind(&setup.wrapper)
+    command_behind(&setup.wrapper, &setup.program.clone().unwrap_or_else(program))
         .args(["run", "--config", "sandpost.toml"])
         .current_dir(folder)
         .env("SANDPOST_LISTEN", "127.0.0.1:0")

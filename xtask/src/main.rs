@@ -61,6 +61,13 @@ fn dev(arguments: &[String]) -> Result<(), Failure> {
 /// Everything that has to pass. Plugins first: the end-to-end tests run them.
 fn test(arguments: &[String]) -> Result<(), Failure> {
     ensure_wasm_target()?;
+    step("Building the host with the drivers for real services");
+    cargo(&["build", "--package", "sandpost", "--features", "services"])?;
+    // Kept aside: the lean build, which every other test runs, takes its place.
+    let (program, kept) = (repository().join("target/debug/sandpost"), repository().join("target/services-build"));
+    std::fs::create_dir_all(&kept)
+        .and_then(|()| std::fs::copy(program, kept.join("sandpost")))
+        .map_err(|error| Failure::new(format!("failed to keep the host with all drivers: {error}")))?;
     step("Building the host");
     cargo(&["build", "--package", "sandpost"])?;
     tools::build_plugins(&repository().join("target/debug/sandpost"))?;

@@ -1,0 +1,264 @@
+//! The whole notification chain with the plugins that ship, unchanged, on real services: Redis as the cache, Pub/Sub as the
+//! broker, the documents in MongoDB or what stands in for it, SES; each goes away in the middle of work and comes back.
+//!
+//! Needs a host with the drivers (`cargo xtask test` builds it) and the servers; what is missing is named in the summary.
+//! The users' database and the host's own state are embedded here.
+//!
+//! A server in memory alone (the Pub/Sub emulator, this repository's SES) cannot be restarted without forgetting what it
+//! took: a proxy takes those away, with every connection that is open.
+
+use sandpost_services::{Proxy, Server, checked, not_checked};
+use sandpost_test_ses::Ses;
+use sandpost_tests::{Host, Setup, services_program};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tokio::runtime::Runtime;
+
+const SUITE: &str = "notification chain on real services";
+
+/// Published while a service is away, and again once it is back.
+const EACH: usize = 6;
+
+/// Everything that the host speaks to, up.
+struct Services {
+    redis: Server,
+    mongo: Server,
+    _pubsub: Server,
+    pubsub_proxy: Proxy,
+    ses: Ses,
+    ses_proxy: Proxy,
+    program: PathBuf,
+    // Last: proxies and SES live on it.
+    _io: Runtime,
+}
+
+impl Services {
+    fn start() -> Option<Self> {
+        let Some(program) = services_program() else {
+            not_checked(SUITE, "there is no host with the drivers for real services; `cargo xtask test` builds it");
+            return None;
+        };
+        let io = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let (redis, mongo, pubsub) =
+            (sandpost_services::redis()?, sandpost_services::mongo()?, sandpost_services::pubsub()?);
+        for server in [&redis, &mongo, &pubsub] {
+            checked(SUITE, server);
+        }
+        let ses = io.block_on(Ses::start()).expect("SES for tests");
+        let entered = io.enter();
+        let (pubsub_proxy, ses_proxy) = (Proxy::before(pubsub.address()), Proxy::before(ses.address()));
+        drop(entered);
+        Some(Self { redis, mongo, _pubsub: pubsub, pubsub_proxy, ses, ses_proxy, program, _io: io })
+    }
+
+    fn variables(&self) -> Vec<(String, String)> {
+        let proxied = |address: SocketAddr| format!("http://{address}");
+        let mongo = self.mongo.url();
+        [
+            ("REDIS_URL", self.redis.url()),
+            ("PUBSUB_EMULATOR_HOST", self.pubsub_proxy.address().to_string()),
+            ("PUBSUB_PROJECT_ID", "sandpost-chain".to_owned()),
+            ("MONGODB_URI", mongo),
+            ("MAIL_TRANSPORT", "ses".to_owned()),
+            ("AWS_REGION", "eu-west-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "example".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("AWS_ENDPOINT_URL_SESV2", proxied(self.ses_proxy.address())),
+            ("AWS_SES_FROM_ADDRESS", "noreply@example.com".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// How many mails each address got.
+    fn mails(&self) -> BTreeMap<String, usize> {
+        let mut mails = BTreeMap::new();
+        for sent in self.ses.sent() {
+            for to in sent.to {
+                *mails.entry(to).or_default() += 1;
+            }
+        }
+        mails
+    }
+}
+
+/// As many users as messages: a mail's recipient says which message it is of.
+fn setup(services: &Services, users: usize) -> Setup {
+    let mut sql = "CREATE TABLE users (id TEXT PRIMARY KEY, email TEXT, name TEXT, locale TEXT);\n".to_owned();
+    for user in 0..users {
+        writeln!(sql, "INSERT INTO users VALUES ('user_{user}', 'user{user}@example.com', 'Ada', 'en');")
+            .expect("text");
+    }
+    let config = r#"
+        data_dir = "data"
+        health_interval_ms = 500
+        [deployment]
+        directory = "plugins"
+        grants = "requested"
+        [breaker]
+        open_ms = 500
+        [sql.main]
+        driver = "embedded"
+        [sql.main.embedded]
+        init_file = "seed.sql"
+        [documents.main.mongo]
+        database = "chain"
+        server_selection_timeout_ms = 2000
+        [broker.pubsub]
+        probe_interval_ms = 500
+        [subscriptions.notification-email]
+        topic = "notification-created"
+        plugin = "notification-email"
+        [subscriptions.notification-email.retry]
+        attempts_max = 50
+        backoff_min_ms = 200
+        backoff_max_ms = 1000
+        [subscriptions.delivery-log]
+        topic = "notification-sent"
+        plugin = "delivery-log"
+        [subscriptions.delivery-log.retry]
+        attempts_max = 50
+        backoff_min_ms = 200
+        backoff_max_ms = 1000
+    "#;
+    Setup {
+        config: config.to_owned(),
+        sql,
+        whole: true,
+        environment: services.variables(),
+        program: Some(services.program.clone()),
+        plugins: ["notification-email", "delivery-log", "transactional-templates"].map(sandpost_tests::plugin).to_vec(),
+        ..Setup::default()
+    }
+}
+
+/// Publishes for the next users; waits where the broker is away, as a publisher does.
+fn notify(host: &Host, next: &mut usize, ids: &mut Vec<(String, String)>) {
+    for _ in 0..EACH {
+        let user = *next;
+        *next += 1;
+        let body = json!({ "notificationId": format!("n{user}"), "userId": format!("user_{user}"), "type": "welcome" });
+        let key = format!("\"publish-{user}\"");
+        let id = host.eventually("a message is accepted", || {
+            let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+            let reply = host.send("POST", "/v1/topics/notification-created/messages", &headers, body.to_string());
+            if reply.status == 202 {
+                Ok(reply.json()["id"].as_str().expect("an id").to_owned())
+            } else {
+                Err(reply.text)
+            }
+        });
+        ids.push((id, format!("user{user}@example.com")));
+    }
+}
+
+fn until_ready(host: &Host) {
+    host.eventually("the host is ready", || {
+        let reply = host.get("/readyz?verbose=1");
+        if reply.status == 200 { Ok(()) } else { Err(reply.text) }
+    });
+}
+
+fn until_not_ready(host: &Host, kind: &str) {
+    host.eventually(&format!("the host says that `{kind}` is away"), || {
+        let reply = host.get("/readyz?verbose=1");
+        let status = reply.json()["checks"][kind]["status"].clone();
+        if status == "error" { Ok(()) } else { Err(reply.text) }
+    });
+}
+
+#[test]
+fn each_service_goes_and_comes_and_nothing_is_lost_and_nothing_sent_twice() {
+    let Some(services) = Services::start() else { return };
+    let host = Host::start(setup(&services, 200));
+    until_ready(&host);
+    let (mut next, mut ids) = (0, Vec::new());
+    notify(&host, &mut next, &mut ids);
+    for (id, _) in &ids {
+        host.until_step(id, "acknowledged");
+    }
+
+    if services.redis.can_restart() {
+        services.redis.kill();
+        until_not_ready(&host, "redis");
+        notify(&host, &mut next, &mut ids);
+        services.redis.start();
+        until_ready(&host);
+        notify(&host, &mut next, &mut ids);
+    }
+    if services.mongo.can_restart() {
+        services.mongo.stop();
+        until_not_ready(&host, "mongodb");
+        notify(&host, &mut next, &mut ids);
+        services.mongo.start();
+        until_ready(&host);
+        notify(&host, &mut next, &mut ids);
+    }
+    services.ses_proxy.refuse();
+    services.ses_proxy.cut();
+    until_not_ready(&host, "ses");
+    notify(&host, &mut next, &mut ids);
+    services.ses_proxy.pass();
+    until_ready(&host);
+    notify(&host, &mut next, &mut ids);
+
+    services.pubsub_proxy.refuse();
+    services.pubsub_proxy.cut();
+    until_not_ready(&host, "pubsub");
+    services.pubsub_proxy.pass();
+    until_ready(&host);
+    notify(&host, &mut next, &mut ids);
+
+    // What was being handed over when SES went away may have been sent: then the message is held, never sent again.
+    let mut held = 0;
+    for (id, address) in &ids {
+        let steps = host.eventually(&format!("message {id} ends"), || {
+            let steps = host.steps(id);
+            let ended = steps.iter().any(|step| step == "acknowledged" || step == "dead-lettered");
+            if ended { Ok(steps) } else { Err(format!("{steps:?}")) }
+        });
+        let mails = services.mails().get(address).copied().unwrap_or_default();
+        if steps.iter().any(|step| step == "dead-lettered") {
+            assert!(steps.iter().any(|step| step == "effect-unknown"), "{id}: {steps:?}");
+            assert!(mails <= 1, "{id}: {mails} mails");
+            held += 1;
+        } else {
+            assert_eq!(mails, 1, "{id}: {steps:?}");
+        }
+    }
+    assert!(held <= EACH, "{held} messages are held");
+}
+
+#[test]
+fn the_host_starts_with_every_service_down_and_is_ready_when_they_come() {
+    let Some(services) = Services::start() else { return };
+    if !services.redis.can_restart() || !services.mongo.can_restart() {
+        return not_checked("start with every service down", "the servers are not this test's own");
+    }
+    services.redis.stop();
+    services.mongo.stop();
+    services.ses_proxy.refuse();
+    services.pubsub_proxy.refuse();
+    let host = Host::start(setup(&services, 20));
+    assert_eq!(host.get("/healthz").status, 200);
+    let unready = host.get("/readyz?verbose=1");
+    assert_eq!(unready.status, 503, "{}", unready.text);
+    for kind in ["redis", "mongodb", "pubsub", "ses"] {
+        assert_eq!(unready.json()["checks"][kind]["status"], "error", "{kind}: {}", unready.text);
+    }
+    services.redis.start();
+    services.mongo.start();
+    services.ses_proxy.pass();
+    services.pubsub_proxy.pass();
+    until_ready(&host);
+    let (mut next, mut ids) = (0, Vec::new());
+    notify(&host, &mut next, &mut ids);
+    for (id, address) in &ids {
+        host.until_step(id, "acknowledged");
+        assert_eq!(services.mails().get(address), Some(&1));
+    }
+}
