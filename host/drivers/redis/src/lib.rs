@@ -1,1 +1,34 @@
 //! Redis as the cache: one server, or a cluster.
+//!
+//! Keys come whole: prefix and scope were put on before, so that a team's keys of before stay readable.
+//!
+//! Invariants
+//! - Opening never waits for Redis and never fails because it is down: the connection is made by the first call, and made
+//!   again by whichever call comes after it was lost.
+//! - Every call ends: connecting and each answer have a time.
+//! - A write whose answer did not come is [`ErrorKind::UnknownOutcome`](sandpost_ports::ErrorKind); a read is
+//!   [`ErrorKind::Unavailable`](sandpost_ports::ErrorKind), because reading twice does no harm.
+//! - Nothing here blocks a connection that others share: no `BLPOP`, no `SUBSCRIBE`, no `KEYS`.
+//!
+//! Needs Redis 6.2 or newer (`GETDEL`).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
+
+mod cache;
+mod config;
+mod errors;
+mod link;
+mod prefix;
+
+pub use cache::RedisCache;
+pub use config::{Config, OpenError};
+
+use std::sync::Arc;
+
+/// Prepares the cache; the first call connects.
+///
+/// Fails where the configuration cannot work: no address, or one that cannot be read. Must be called inside a Tokio
+/// runtime, on which the connection then lives. With a `rediss://` address the process needs a rustls provider.
+pub fn open(config: &Config) -> Result<Arc<RedisCache>, OpenError> {
+    Ok(Arc::new(RedisCache::new(link::Link::new(config)?, config)))
+}

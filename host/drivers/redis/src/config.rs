@@ -1,0 +1,134 @@
+//! What is configured, and what is wrong with it.
+
+use redis::{ConnectionInfo, IntoConnectionInfo};
+use sandpost_ports::Secret;
+use std::time::Duration;
+
+/// Where Redis is, and how long it may take.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `redis://[user][:password@]host[:port][/database]`, or `rediss://` for TLS. `REDIS_URL`. Not together with
+    /// `cluster_urls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<Secret>,
+    /// Stands above the address's. `REDIS_PASSWORD`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// Some nodes of a cluster; the others are found through them.
+    pub cluster_urls: Vec<Secret>,
+    /// How long making a connection may take. Default 2 000, the longest wait between two tries of the origin documents.
+    pub connect_timeout_ms: u64,
+    /// How long one answer may take. Default 2 000: a cache that needs longer is slower than what it stands in for.
+    pub response_timeout_ms: u64,
+    /// The wait before a lost connection is tried again; it grows up to the longest. Default 50.
+    pub reconnect_min_ms: u64,
+    /// Default 2 000.
+    pub reconnect_max_ms: u64,
+    /// Keys that are looked for, written or deleted with one command. Default 500: Redis answers nobody else meanwhile.
+    pub batch_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: None,
+            password: None,
+            cluster_urls: Vec::new(),
+            connect_timeout_ms: 2_000,
+            response_timeout_ms: 2_000,
+            reconnect_min_ms: 50,
+            reconnect_max_ms: 2_000,
+            batch_max: 500,
+        }
+    }
+}
+
+/// Why the cache cannot be opened. No message holds an address.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Neither an address nor a cluster's.
+    #[error("no address is given; `url` (REDIS_URL) or `cluster_urls` names one")]
+    NoAddress,
+    /// Both of them.
+    #[error("`url` and `cluster_urls` are both given; a cache is one server or one cluster")]
+    Both,
+    /// An address that cannot be read. What Redis's client says of it may hold the address, so it is left out.
+    #[error("`{0}` is no Redis address, as redis://host:6379 or rediss://host:6379")]
+    Address(&'static str),
+    /// A bound that cannot be.
+    #[error("`{0}` is 0")]
+    Zero(&'static str),
+    /// The client library refuses its settings.
+    #[error("the Redis client cannot be made")]
+    Client(#[source] redis::RedisError),
+}
+
+impl Config {
+    /// The nodes to begin with: one, or a cluster's.
+    pub(crate) fn nodes(&self) -> Result<Vec<ConnectionInfo>, OpenError> {
+        for (name, value) in [
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("response_timeout_ms", self.response_timeout_ms),
+            ("reconnect_min_ms", self.reconnect_min_ms),
+            ("reconnect_max_ms", self.reconnect_max_ms),
+            ("batch_max", self.batch_max as u64),
+        ] {
+            if value == 0 {
+                return Err(OpenError::Zero(name));
+            }
+        }
+        match (&self.url, &self.cluster_urls[..]) {
+            (None, []) => Err(OpenError::NoAddress),
+            (Some(_), [_, ..]) => Err(OpenError::Both),
+            (Some(url), []) => Ok(vec![self.node("url", url)?]),
+            (None, urls) => urls.iter().map(|url| self.node("cluster_urls", url)).collect(),
+        }
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(crate) fn response_timeout(&self) -> Duration {
+        Duration::from_millis(self.response_timeout_ms)
+    }
+
+    fn node(&self, key: &'static str, url: &Secret) -> Result<ConnectionInfo, OpenError> {
+        let info = url.reveal().into_connection_info().map_err(|_error| OpenError::Address(key))?;
+        Ok(match &self.password {
+            None => info,
+            Some(password) => {
+                let settings = info.redis_settings().clone().set_password(password.reveal());
+                info.set_redis_settings(settings)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(text: &str) -> Result<Vec<ConnectionInfo>, String> {
+        toml::from_str::<Config>(text).unwrap().nodes().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_password_stands_above_the_addresss() {
+        let nodes = with("url = \"redis://:old@localhost:6379\"\npassword = \"new\"").unwrap();
+        assert_eq!(nodes[0].redis_settings().password(), Some("new"));
+        assert_eq!(with("url = \"redis://:old@localhost\"").unwrap()[0].redis_settings().password(), Some("old"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_and_no_address_is_shown() {
+        assert!(with("").unwrap_err().contains("REDIS_URL"));
+        let both = "url = \"redis://a\"\ncluster_urls = [\"redis://b\"]";
+        assert!(with(both).unwrap_err().contains("both"));
+        let error = with("url = \"http://secret:pass@host\"").unwrap_err();
+        assert!(error.contains("`url`") && !error.contains("secret") && !error.contains("host:pass"), "{error}");
+        assert!(with("url = \"redis://a\"\nbatch_max = 0").unwrap_err().contains("batch_max"));
+        assert!(toml::from_str::<Config>("urll = \"x\"").is_err());
+    }
+}

@@ -1,0 +1,130 @@
+//! The connection: one server or a cluster, shared by all calls, made when it is needed and made again when it was lost.
+//!
+//! Commands go over it side by side; none of them may block it.
+
+use crate::config::{Config, OpenError};
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use std::sync::atomic::{AtomicU8, Ordering};
+use tokio::sync::OnceCell;
+
+/// Tries to connect that one call waits for, beside the first. The next call begins anew.
+const RETRIES: usize = 2;
+
+/// The way to Redis.
+pub(crate) struct Link {
+    to: To,
+    seen: AtomicU8,
+}
+
+enum To {
+    One(Box<ConnectionManager>),
+    Many { client: Box<ClusterClient>, connection: OnceCell<ClusterConnection> },
+}
+
+/// A connection for one call. Clones of it share the same sockets.
+#[derive(Clone)]
+pub(crate) enum Line {
+    One(ConnectionManager),
+    Many(ClusterConnection),
+}
+
+/// What was last seen, so that each change is said once.
+const NOTHING_YET: u8 = 0;
+const THERE: u8 = 1;
+const GONE: u8 = 2;
+
+impl Link {
+    pub(crate) fn new(config: &Config) -> Result<Self, OpenError> {
+        let mut nodes = config.nodes()?;
+        let to = if config.cluster_urls.is_empty() {
+            let client = redis::Client::open(nodes.remove(0)).map_err(OpenError::Client)?;
+            let settings = ConnectionManagerConfig::new()
+                .set_connection_timeout(Some(config.connect_timeout()))
+                .set_response_timeout(Some(config.response_timeout()))
+                .set_number_of_retries(RETRIES)
+                .set_min_delay(std::time::Duration::from_millis(config.reconnect_min_ms))
+                .set_max_delay(std::time::Duration::from_millis(config.reconnect_max_ms));
+            let manager = ConnectionManager::new_lazy_with_config(client, settings).map_err(OpenError::Client)?;
+            To::One(Box::new(manager))
+        } else {
+            let client = ClusterClient::builder(nodes)
+                .connection_timeout(config.connect_timeout())
+                .response_timeout(config.response_timeout())
+                .retries(u32::try_from(RETRIES).unwrap_or(2))
+                .min_retry_wait(config.reconnect_min_ms)
+                .max_retry_wait(config.reconnect_max_ms)
+                .build()
+                .map_err(OpenError::Client)?;
+            To::Many { client: Box::new(client), connection: OnceCell::new() }
+        };
+        Ok(Self { to, seen: AtomicU8::new(NOTHING_YET) })
+    }
+
+    /// A connection, perhaps one that has yet to be made.
+    pub(crate) async fn line(&self) -> RedisResult<Line> {
+        match &self.to {
+            To::One(manager) => Ok(Line::One((**manager).clone())),
+            To::Many { client, connection } => {
+                let made = connection.get_or_try_init(|| client.get_async_connection()).await?;
+                Ok(Line::Many(made.clone()))
+            }
+        }
+    }
+
+    /// Says when Redis went away and when it came back.
+    pub(crate) fn watch<T>(&self, answer: &RedisResult<T>) {
+        let lost = answer.as_ref().err().is_some_and(is_gone);
+        let now = if lost { GONE } else { THERE };
+        let before = self.seen.swap(now, Ordering::Relaxed);
+        match (before, now) {
+            (NOTHING_YET | GONE, THERE) => tracing::info!("Redis is there."),
+            (NOTHING_YET | THERE, GONE) => {
+                let error = answer.as_ref().err().map(RedisError::category);
+                tracing::warn!(error, "Redis is gone; each call tries again.");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_gone(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped() || error.is_connection_refusal() || error.is_timeout()
+}
+
+impl Line {
+    /// Whether commands over several keys have to be sent one by one.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Many(_))
+    }
+}
+
+impl ConnectionLike for Line {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(connection) => connection.req_packed_command(cmd),
+            Self::Many(connection) => connection.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Many(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(connection) => connection.get_db(),
+            Self::Many(connection) => connection.get_db(),
+        }
+    }
+}
