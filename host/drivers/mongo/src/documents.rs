@@ -103,7 +103,7 @@ impl Documents for MongoDocuments {
                 collection.update_one(filter, update).upsert(options.upsert).await
             }
         };
-        Ok(updated(self.connection.on_collection(collection, Work::Write, call).await?))
+        Ok(updated(&self.connection.on_collection(collection, Work::Write, call).await?))
     }
 
     async fn replace_one(
@@ -119,7 +119,7 @@ impl Documents for MongoDocuments {
         let call = |collection: mongodb::Collection<Document>| async move {
             collection.replace_one(filter, &replacement).upsert(upsert).await
         };
-        Ok(updated(self.connection.on_collection(collection, Work::Write, call).await?))
+        Ok(updated(&self.connection.on_collection(collection, Work::Write, call).await?))
     }
 
     async fn find_one_and_update(
@@ -250,24 +250,19 @@ fn sort(json: &Value) -> Result<Document, PortError> {
 
 /// An update: operators, or a list of stages.
 fn modifications(json: &Value) -> Result<UpdateModifications, PortError> {
-    match json {
-        Value::Array(stages) => {
-            refused::check_pipeline(stages)?;
-            let stages =
-                stages.iter().map(|stage| extjson::query("pipeline stage", stage)).collect::<Result<_, _>>()?;
-            Ok(UpdateModifications::Pipeline(stages))
-        }
-        _ => {
-            let update = query("update", json)?;
-            if update.is_empty() {
-                return Err(PortError::invalid("an update has at least one operator"));
-            }
-            if let Some(name) = update.keys().find(|name| !name.starts_with('$')) {
-                return Err(PortError::invalid(format!("an update consists of operators; `{name}` is none")));
-            }
-            Ok(UpdateModifications::Document(update))
-        }
+    if let Value::Array(stages) = json {
+        refused::check_pipeline(stages)?;
+        let stages = stages.iter().map(|stage| extjson::query("pipeline stage", stage)).collect::<Result<_, _>>()?;
+        return Ok(UpdateModifications::Pipeline(stages));
     }
+    let update = query("update", json)?;
+    if update.is_empty() {
+        return Err(PortError::invalid("an update has at least one operator"));
+    }
+    if let Some(name) = update.keys().find(|name| !name.starts_with('$')) {
+        return Err(PortError::invalid(format!("an update consists of operators; `{name}` is none")));
+    }
+    Ok(UpdateModifications::Document(update))
 }
 
 /// A document with its `_id`, first as the server would put it.
@@ -282,7 +277,7 @@ fn with_id(json: &Value) -> Result<Document, PortError> {
     Ok(with_id)
 }
 
-fn updated(result: UpdateResult) -> Updated {
+fn updated(result: &UpdateResult) -> Updated {
     Updated {
         // An insert counts as no match.
         matched: if result.upserted_id.is_some() { 0 } else { result.matched_count },

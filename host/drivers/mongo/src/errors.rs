@@ -42,7 +42,12 @@ pub(crate) fn port_error(error: &Error, work: Work, attempts: u32) -> PortError 
         Kind::InsertMany(many) => match many.write_errors.as_deref().and_then(<[_]>::first) {
             Some(said) => {
                 let name = said.code_name.as_deref().unwrap_or_default();
-                by_code(&Said { code: said.code, name, text: &said.message }, work, attempts, error)
+                let said_of = Said { code: said.code, name, text: &said.message };
+                let mut mapped = by_code(&said_of, work, attempts, error);
+                if said.index > 0 {
+                    mapped.message = format!("{} ({} were inserted before)", mapped.message, said.index);
+                }
+                mapped
             }
             None => not_confirmed(),
         },

@@ -257,6 +257,7 @@ pub(crate) fn relaxed_document(document: &Document) -> Value {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "a case of a test reads better as a value")]
 mod tests {
     use super::*;
 

@@ -95,6 +95,7 @@ fn find_key<'a>(value: &Value, keys: &[&'a str]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "a case of a test reads better as a value")]
 mod tests {
     use super::*;
     use sandpost_ports::ErrorKind;

@@ -1,0 +1,216 @@
+//! What happens to the state when the database or the network goes wrong: each ends in the right error or goes on, in bounded
+//! time, and nothing that was acknowledged is lost.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{on_each, open_with, prefix, until};
+use sandpost_message::{Message, MessageId};
+use sandpost_ports::health::Health as _;
+use sandpost_ports::state::{Ledger as _, LedgerEntry, Step};
+use sandpost_ports::{ErrorKind, Secret};
+use sandpost_services::{Proxy, Server};
+use sandpost_shared_state::{Config, SharedState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Longest that one call below may take: its own bounds and some air.
+const BOUND: Duration = Duration::from_secs(8);
+
+fn short(config: &mut Config) {
+    config.acquire_timeout_ms = 1_000;
+    config.operation_timeout_ms = 1_500;
+    config.lock_timeout_ms = 1_000;
+    config.reconnect_max_ms = 500;
+}
+
+fn behind_a_proxy(server: &Server) -> (Proxy, Arc<SharedState>) {
+    let proxy = Proxy::before(server.address());
+    let state = open_with(&server.url_at(proxy.address()), &prefix(), short);
+    (proxy, state)
+}
+
+async fn record(state: &SharedState, message: &MessageId) -> Result<(), ErrorKind> {
+    let mut message_of = Message::new("orders".parse().unwrap(), Vec::new(), 1);
+    message_of.id = message.clone();
+    let entry = LedgerEntry::of(&message_of, Step::Accepted, 1, None);
+    state.record(vec![entry]).await.map_err(|error| error.kind)
+}
+
+async fn count(state: &SharedState, message: &MessageId) -> Result<usize, ErrorKind> {
+    state.history(message).await.map(|steps| steps.len()).map_err(|error| error.kind)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_down_is_unavailable_until_it_comes() {
+    on_each(async |server| {
+        let proxy = Proxy::before(server.address());
+        proxy.refuse();
+        let state = open_with(&server.url_at(proxy.address()), &prefix(), short);
+        let message = MessageId::new();
+        let started = Instant::now();
+        assert_eq!(state.check().await.unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(record(&state, &message).await, Err(ErrorKind::Unavailable));
+        assert!(started.elapsed() < 2 * BOUND, "{:?}", started.elapsed());
+        proxy.pass();
+        // The tables are made behind its back, and then it works.
+        until("it is well", async || state.check().await.is_ok()).await;
+        assert_eq!(count(&state, &message).await, Ok(0), "nothing was done");
+        // A connection of the pool that was made while it was refused is found dead first.
+        until("it takes a step", async || record(&state, &message).await.is_ok()).await;
+
+        proxy.refuse();
+        until("it is known to be away", async || state.check().await.is_err()).await;
+        assert_eq!(record(&state, &message).await, Err(ErrorKind::Unavailable));
+        proxy.pass();
+        until("it is back", async || matches!(count(&state, &message).await, Ok(1..))).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_is_lost_is_unknown() {
+    on_each(async |server| {
+        let (proxy, state) = behind_a_proxy(server);
+        let (before, cut, unanswered) = (MessageId::new(), MessageId::new(), MessageId::new());
+        record(&state, &before).await.unwrap();
+        proxy.hold_answers();
+        let (outcome, ()) = tokio::join!(record(&state, &cut), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            proxy.cut();
+            proxy.pass();
+        });
+        until("it goes on", async || count(&state, &before).await == Ok(1)).await;
+        // Lost was the answer to the statement, or to what comes before it on a connection that is new: where that can be
+        // told, it is said that nothing was done.
+        match (outcome, count(&state, &cut).await) {
+            (Err(ErrorKind::UnknownOutcome), Ok(0 | 1)) | (Err(ErrorKind::Unavailable), Ok(0)) => {}
+            other => panic!("{other:?}"),
+        }
+
+        record(&state, &MessageId::new()).await.unwrap();
+        proxy.hold_answers();
+        let started = Instant::now();
+        assert_eq!(record(&state, &unanswered).await, Err(ErrorKind::UnknownOutcome));
+        assert!(started.elapsed() < BOUND, "{:?}", started.elapsed());
+        let started = Instant::now();
+        assert_eq!(count(&state, &before).await, Err(ErrorKind::Unavailable), "a read changes nothing");
+        assert!(started.elapsed() < BOUND, "{:?}", started.elapsed());
+        proxy.cut();
+        proxy.pass();
+        until("it goes on", async || count(&state, &before).await == Ok(1)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_unknown_and_all_or_nothing() {
+    on_each(async |server| {
+        let (proxy, state) = behind_a_proxy(server);
+        let message = Message::new("orders".parse().unwrap(), Vec::new(), 1);
+        let entries: Vec<_> = (0..200).map(|at| LedgerEntry::of(&message, Step::Started, at, None)).collect();
+        state.record(entries.clone()).await.unwrap();
+        for wait_ms in [0_u64, 2, 5, 10, 20, 40] {
+            let known = count(&state, &message.id).await.unwrap();
+            let (outcome, ()) = tokio::join!(state.record(entries.clone()), async {
+                tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                proxy.cut();
+            });
+            until("it goes on", async || count(&state, &message.id).await.is_ok()).await;
+            let now = count(&state, &message.id).await.unwrap();
+            match outcome.map_err(|error| error.kind) {
+                Ok(()) => assert_eq!(now, known + 200),
+                Err(ErrorKind::Unavailable) => assert_eq!(now, known, "nothing was done"),
+                Err(ErrorKind::UnknownOutcome) => assert!(now == known || now == known + 200, "{known} {now}"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_is_gone_is_bounded_and_leaves_no_connection_behind() {
+    on_each(async |server| {
+        let (proxy, state) = behind_a_proxy(server);
+        let message = MessageId::new();
+        record(&state, &message).await.unwrap();
+        proxy.black_hole();
+        let started = Instant::now();
+        let calls: Vec<_> = (0..30)
+            .map(|_| {
+                let (state, message) = (Arc::clone(&state), message.clone());
+                tokio::spawn(async move { count(&state, &message).await })
+            })
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), Err(ErrorKind::Unavailable));
+        }
+        assert!(started.elapsed() < BOUND, "{:?}", started.elapsed());
+        proxy.cut();
+        proxy.pass();
+        until("it goes on", async || count(&state, &message).await == Ok(1)).await;
+        assert_eq!(state.pool().unwrap().max, 10);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_under_load_loses_nothing() {
+    on_each(async |server| {
+        if !server.can_restart() {
+            return;
+        }
+        let state = open_with(&server.url(), &prefix(), short);
+        state.check().await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> = (0..4)
+            .map(|_| {
+                let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
+                tokio::spawn(async move {
+                    let mut kept = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let message = MessageId::new();
+                        if record(&state, &message).await.is_ok() {
+                            kept.push(message);
+                        }
+                    }
+                    kept
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::task::block_in_place(|| {
+            server.kill();
+            server.start();
+        });
+        until("it goes on", async || record(&state, &MessageId::new()).await.is_ok()).await;
+        stop.store(true, Ordering::Relaxed);
+        for writer in writers {
+            let kept = writer.await.unwrap();
+            assert!(!kept.is_empty());
+            for message in kept {
+                assert_eq!(count(&state, &message).await, Ok(1), "what was answered is there");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_said_without_showing_it() {
+    on_each(async |server| {
+        let state = open_with(&server.url(), &prefix(), |config| {
+            short(config);
+            config.password = Some(Secret::new("hunter2"));
+        });
+        let error = state.check().await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Other, "{error}");
+        assert!(error.message.contains("does not accept the account"), "{error}");
+        assert!(!format!("{error} {error:?} {state:?}").contains("hunter2"));
+    })
+    .await;
+}
