@@ -15,7 +15,7 @@ use sandpost_guard::BreakerConfig;
 use sandpost_interfaces::Grants;
 use sandpost_message::{ConnectionLabel, PluginName};
 use sandpost_ports::documents::Index;
-use services::{BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver, SqlDriver, Word as _};
+use services::{BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver, SqlDriver, StateDriver, Word as _};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +47,7 @@ pub(crate) struct Config {
     /// By name.
     pub(crate) subscriptions: sandpost_dispatch::Subscriptions,
     pub(crate) broker: Broker,
+    pub(crate) state: State,
     pub(crate) cache: Cache,
     pub(crate) email: Email,
     /// By the label that plugins use.
@@ -74,6 +75,7 @@ impl Default for Config {
             plugins: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             broker: Broker::default(),
+            state: State::default(),
             cache: Cache::default(),
             email: Email::default(),
             sql: BTreeMap::new(),
@@ -165,6 +167,17 @@ pub(crate) struct Broker {
     pub(crate) driver: BrokerDriver,
     pub(crate) embedded: sandpost_embedded_store::Config,
     pub(crate) pubsub: services::Pubsub,
+}
+
+/// Ledger, dead letters, effects, publishers' requests, deployments.
+#[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct State {
+    pub(crate) driver: StateDriver,
+    /// The variable that holds the database's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url_from_env: Option<String>,
+    pub(crate) shared: services::Shared,
 }
 
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
@@ -327,6 +340,7 @@ fn check(config: &Config) -> Result<(), Expected> {
         wrong(format!("`breaker.{}` must be {} to {}", error.key, error.range.start(), error.range.end()))
     })?;
     services::check_built("broker.driver", config.broker.driver.word())?;
+    services::check_built("state.driver", config.state.driver.word())?;
     services::check_built("cache.driver", config.cache.driver.word())?;
     services::check_built("email.driver", config.email.driver.word())?;
     for (label, documents) in &config.documents {

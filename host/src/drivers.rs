@@ -10,7 +10,9 @@
 
 mod probe;
 
-use crate::config::services::{BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver, SqlDriver, Word as _};
+use crate::config::services::{
+    BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver, SqlDriver, StateDriver, Word as _,
+};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Expected, chain};
 use sandpost_embedded_store::Store;
@@ -50,8 +52,8 @@ pub(crate) struct Connections {
     /// The same for the health board.
     pub(crate) watched: Vec<Watched>,
     store: Store,
-    /// Whether the broker is that store, and so one with the ledger.
-    broker_is_store: bool,
+    /// Whether broker and state are both that store, and so a message and its step one commit.
+    one_store: bool,
     closing: Vec<Closing>,
 }
 
@@ -69,7 +71,7 @@ type Closing = Box<dyn Fn() -> futures_util::future::BoxFuture<'static, ()> + Se
 impl Connections {
     /// The broker that is the ledger too, where both are one store.
     pub(crate) fn recorded(&self) -> Option<Arc<dyn RecordedBroker>> {
-        self.broker_is_store.then(|| Arc::new(self.store.clone()) as Arc<dyn RecordedBroker>)
+        self.one_store.then(|| Arc::new(self.store.clone()) as Arc<dyn RecordedBroker>)
     }
 
     /// Writes out what is not on disk yet, and frees the files.
@@ -113,10 +115,15 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
     let store =
         sandpost_embedded_store::open(Some(&folder.join("store.sqlite")), &config.broker.embedded, clock.clone())
             .map_err(|error| failed("the store", error))?;
-    opening.add("state", CheckRole::State, "embedded", Arc::new(store.clone()));
+    let mut closing = Vec::<Closing>::new();
+    let driver = config.state.driver;
+    let (state, health): (Arc<dyn State>, Arc<dyn Health>) = match driver {
+        StateDriver::Embedded => (Arc::new(store.clone()), Arc::new(store.clone())),
+        StateDriver::Shared => shared_state(config, &mut closing)?,
+    };
+    opening.add("state", CheckRole::State, driver.word(), health);
 
     let driver = config.broker.driver;
-    let mut closing = Vec::<Closing>::new();
     let broker: Arc<dyn Broker> = match driver {
         BrokerDriver::Embedded => Arc::new(store.clone()),
         BrokerDriver::Pubsub => {
@@ -205,7 +212,7 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
     let Opening { checks, watched, .. } = opening;
     Ok(Connections {
         broker,
-        state: Arc::new(store.clone()),
+        state,
         cache,
         email,
         mailbox,
@@ -214,7 +221,7 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
         checks,
         watched,
         store,
-        broker_is_store: config.broker.driver == BrokerDriver::Embedded,
+        one_store: config.broker.driver == BrokerDriver::Embedded && config.state.driver == StateDriver::Embedded,
         closing,
     })
 }
@@ -268,6 +275,25 @@ fn pubsub(config: &Config, clock: Arc<dyn Clock>, closing: &mut Vec<Closing>) ->
 #[cfg(not(feature = "pubsub"))]
 fn pubsub(_: &Config, _: Arc<dyn Clock>, _: &mut Vec<Closing>) -> Result<Arc<dyn Broker>, Expected> {
     absent("pubsub")
+}
+
+/// The same twice, as what it does and as what it is looked at.
+type OpenedState = (Arc<dyn State>, Arc<dyn Health>);
+
+#[cfg(feature = "shared")]
+fn shared_state(config: &Config, closing: &mut Vec<Closing>) -> Result<OpenedState, Expected> {
+    let opened = sandpost_shared_state::open(&config.state.shared).map_err(|error| wrong("state.shared", &error))?;
+    let state = opened.clone();
+    closing.push(Box::new(move || {
+        let state = state.clone();
+        Box::pin(async move { state.close().await })
+    }));
+    Ok((opened.clone(), opened))
+}
+
+#[cfg(not(feature = "shared"))]
+fn shared_state(_: &Config, _: &mut Vec<Closing>) -> Result<OpenedState, Expected> {
+    absent("shared")
 }
 
 #[cfg(feature = "ses")]

@@ -51,8 +51,6 @@ fn dependencies(root: &Path, broken: &mut Vec<String>) {
         ("host/drivers/embedded/sql", &["message", "ports"]),
         ("host/drivers/embedded/documents", &["message", "ports"]),
         ("host/drivers/mongo", &["message", "ports"]),
-        ("host/drivers/mysql", &["message", "ports"]),
-        ("host/drivers/postgres", &["message", "ports"]),
         ("host/drivers/pubsub", &["message", "ports"]),
         ("host/drivers/redis", &["message", "ports"]),
         ("host/drivers/ses", &["message", "ports"]),

@@ -20,6 +20,8 @@ pub(crate) use absent::Absent as Pubsub;
 pub(crate) use absent::Absent as Redis;
 #[cfg(not(feature = "ses"))]
 pub(crate) use absent::Absent as Ses;
+#[cfg(not(feature = "shared"))]
+pub(crate) use absent::Absent as Shared;
 #[cfg(not(feature = "smtp"))]
 pub(crate) use absent::Absent as Smtp;
 #[cfg(feature = "mongo")]
@@ -30,6 +32,8 @@ pub(crate) use sandpost_pubsub::Config as Pubsub;
 pub(crate) use sandpost_redis::Config as Redis;
 #[cfg(feature = "ses")]
 pub(crate) use sandpost_ses::Config as Ses;
+#[cfg(feature = "shared")]
+pub(crate) use sandpost_shared_state::Config as Shared;
 #[cfg(feature = "smtp")]
 pub(crate) use sandpost_smtp::Config as Smtp;
 
@@ -42,6 +46,7 @@ pub(crate) const BUILT: &[(&str, bool)] = &[
     ("mysql", false),
     ("postgres", false),
     ("mongo", cfg!(feature = "mongo")),
+    ("shared", cfg!(feature = "shared")),
 ];
 
 /// Whether this build has the driver. The embedded ones are in every build.
@@ -86,6 +91,17 @@ pub(crate) enum EmailDriver {
     Smtp,
     /// Nobody: every mail is thrown away.
     Null,
+}
+
+/// Where the host's state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StateDriver {
+    /// In a file of this host.
+    #[default]
+    Embedded,
+    /// In a MySQL or Postgres database, shared by all hosts.
+    Shared,
 }
 
 /// What stands behind a database.
@@ -139,6 +155,15 @@ impl Word for EmailDriver {
     }
 }
 
+impl Word for StateDriver {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Shared => "shared",
+        }
+    }
+}
+
 impl Word for SqlDriver {
     fn word(self) -> &'static str {
         match self {
@@ -156,7 +181,14 @@ impl Word for DocumentsDriver {
     }
 }
 
-#[cfg(not(all(feature = "mongo", feature = "pubsub", feature = "redis", feature = "ses", feature = "smtp")))]
+#[cfg(not(all(
+    feature = "mongo",
+    feature = "pubsub",
+    feature = "redis",
+    feature = "ses",
+    feature = "shared",
+    feature = "smtp"
+)))]
 mod absent {
     /// The table of a driver that this build lacks: taken, so that one file serves every build, and not looked at.
     #[derive(Debug, Clone, Default)]
@@ -193,6 +225,8 @@ pub(crate) const VARIABLES: &[Variable] = &[
     text("AWS_SES_FROM_ADDRESS", "email.ses.from_address", "the default sender"),
     #[cfg(feature = "smtp")]
     text("SMTP_URL", "email.smtp.url", "smtp://user:password@host:port"),
+    #[cfg(feature = "shared")]
+    text("SANDPOST_STATE_URL", "state.shared.url", "mysql://… or postgres://user:password@host:port/database"),
     #[cfg(feature = "redis")]
     text("REDIS_URL", "cache.redis.url", "redis://host:port"),
     #[cfg(feature = "redis")]
@@ -214,6 +248,7 @@ pub(crate) const VARIABLES: &[Variable] = &[
 /// A variable that names a real service, and the driver that it needs.
 const NAMES_A_SERVICE: &[(&str, &str)] = &[
     ("REDIS_URL", "redis"),
+    ("SANDPOST_STATE_URL", "shared"),
     ("PUBSUB_EMULATOR_HOST", "pubsub"),
     ("PUBSUB_PROJECT_ID", "pubsub"),
     ("GOOGLE_CLOUD_PROJECT", "pubsub"),
@@ -268,6 +303,11 @@ pub(crate) fn choose(file: &Table, lookup: Lookup<'_>) -> Vec<Chosen> {
     {
         choose("cache.driver", "redis", by);
     }
+    if !named(&["state"])
+        && let Some(by) = first(&["SANDPOST_STATE_URL"])
+    {
+        choose("state.driver", "shared", by);
+    }
     if !named(&["broker"])
         && let Some(by) = first(&["PUBSUB_EMULATOR_HOST", "PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"])
     {
@@ -307,6 +347,13 @@ pub(crate) fn resolve(config: &mut Config, lookup: Lookup<'_>) -> Result<(), Exp
             CacheDriver::Redis => config.cache.redis.set_url(url),
         }
     }
+    if let Some(variable) = &config.state.url_from_env {
+        let url = read("state.url_from_env", variable)?;
+        match config.state.driver {
+            StateDriver::Embedded => {}
+            StateDriver::Shared => config.state.shared.set_url(url),
+        }
+    }
     for (label, documents) in &mut config.documents {
         let Some(variable) = &documents.url_from_env else { continue };
         let url = read(&format!("documents.{label}.url_from_env"), variable)?;
@@ -337,8 +384,15 @@ impl SetUrl for Redis {
     }
 }
 
+#[cfg(feature = "shared")]
+impl SetUrl for Shared {
+    fn set_url(&mut self, url: Secret) {
+        self.url = Some(url);
+    }
+}
+
 /// Not there to be told; that it is missing is said next.
-#[cfg(not(all(feature = "mongo", feature = "redis")))]
+#[cfg(not(all(feature = "mongo", feature = "redis", feature = "shared")))]
 impl SetUrl for absent::Absent {
     fn set_url(&mut self, _: Secret) {}
 }
@@ -373,6 +427,7 @@ mod tests {
     fn a_variable_chooses_what_the_file_does_not_and_the_build_has() {
         for (variable, value, key, word) in [
             ("REDIS_URL", "redis://h", "cache.driver", "redis"),
+            ("SANDPOST_STATE_URL", "mysql://h/d", "state.driver", "shared"),
             ("PUBSUB_EMULATOR_HOST", "h:1", "broker.driver", "pubsub"),
             ("PUBSUB_PROJECT_ID", "p", "broker.driver", "pubsub"),
             ("GOOGLE_CLOUD_PROJECT", "p", "broker.driver", "pubsub"),

@@ -1,14 +1,14 @@
 //! Forgets what is old: ledger entries, effects, publishers' requests. In small steps, so that no store is held up.
 //!
 //! Invariant: no effect is forgotten whose message may still be tried. An effect is claimed after its message was published,
-//! so nothing younger than the oldest unsettled message of any subscription is forgotten; where a broker does not say how
-//! old that is, no effect is.
+//! so nothing younger than the oldest unsettled message of any subscription is forgotten; where a broker cannot say how old
+//! that is, nothing that it might still keep; and where it does not answer, no effect is.
 //!
 //! Many hosts over one store do this side by side: it does no harm, and needs no leader.
 
 use crate::context::{Bound, Shared};
 use sandpost_message::TimestampMs;
-use sandpost_ports::PortError;
+use sandpost_ports::{ErrorKind, PortError};
 use sandpost_telemetry::events::dispatch::{Housekept, StateFailed};
 use std::sync::Arc;
 
@@ -17,6 +17,10 @@ const BATCH: usize = 1_000;
 
 /// Steps of one round and kind. What is left waits for the next round.
 const BATCHES_MAX: u32 = 100;
+
+/// The longest that a broker which cannot count its messages keeps one: Google Pub/Sub's longest retention, 31 days
+/// (its documentation of `messageRetentionDuration`, read in November 2026).
+const KEPT_BY_BROKERS_MS_MAX: u64 = 31 * 24 * 60 * 60 * 1000;
 
 /// Runs until the stop.
 pub(crate) async fn run(shared: Arc<Shared>, subscriptions: Vec<Arc<Bound>>) {
@@ -46,8 +50,12 @@ async fn round(shared: &Shared, subscriptions: &[Arc<Bound>]) {
 async fn effects_before(shared: &Shared, subscriptions: &[Arc<Bound>], now_ms: TimestampMs) -> Option<TimestampMs> {
     let mut before_ms = now_ms.saturating_sub(shared.config.effects_keep_ms);
     for bound in subscriptions {
-        let backlog = shared.call(shared.services.broker.backlog(&bound.name)).await.ok()?;
-        before_ms = before_ms.min(backlog.oldest_published_at_ms.unwrap_or(before_ms));
+        let oldest_ms = match shared.call(shared.services.broker.backlog(&bound.name)).await {
+            Ok(backlog) => backlog.oldest_published_at_ms.unwrap_or(before_ms),
+            Err(error) if error.kind == ErrorKind::Unsupported => now_ms.saturating_sub(KEPT_BY_BROKERS_MS_MAX),
+            Err(_) => return None,
+        };
+        before_ms = before_ms.min(oldest_ms);
     }
     Some(before_ms)
 }

@@ -230,9 +230,9 @@ async fn claimed(
 
 async fn store(app: &App, messages: Vec<Message>) -> Stored {
     let about: Vec<_> = messages.iter().map(|message| (message.topic.clone(), message.trace.trace_id())).collect();
-    let span = messages.first().map_or_else(tracing::Span::none, |first| {
-        publish_span(&first.topic, &first.trace, messages.len())
-    });
+    let span = messages
+        .first()
+        .map_or_else(tracing::Span::none, |first| publish_span(&first.topic, &first.trace, messages.len()));
     let stored = app.publisher.publish(messages, Step::Accepted, None).instrument(span).await;
     for ((topic, trace_id), outcome) in about.iter().zip(&stored) {
         if let Ok(Published { id, duplicate }) = outcome {

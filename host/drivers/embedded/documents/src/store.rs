@@ -201,9 +201,10 @@ impl Store {
     /// Ends it. `Err` where nothing of it is kept.
     pub(crate) fn end_together(&mut self) -> Result<(), PortError> {
         self.together = false;
-        let committed = match self.is_within() {
-            true => self.connection.execute_batch("COMMIT").map_err(failed),
-            false => Err(PortError::new(ErrorKind::Unavailable, "the disk failed another call; nothing has been done")),
+        let committed = if self.is_within() {
+            self.connection.execute_batch("COMMIT").map_err(failed)
+        } else {
+            Err(PortError::new(ErrorKind::Unavailable, "the disk failed another call; nothing has been done"))
         };
         if committed.is_err() {
             if self.is_within() {

@@ -183,7 +183,9 @@ impl Health for Catcher {
 enum Trouble {
     Sqlite(rusqlite::Error),
     Json(serde_json::Error),
-    Throttled { after_ms: u64 },
+    Throttled {
+        after_ms: u64,
+    },
     /// A transaction of one mail had no outcome for it.
     Missing,
 }
@@ -229,7 +231,9 @@ impl Inner {
             Ok(outcomes) => outcomes,
             Err(trouble) if mails.len() == 1 => vec![Err(trouble)],
             // Each alone, under its key: what was written after all is found by it.
-            Err(_) => mails.iter().map(|mail| self.write(desk, &[mail])?.pop().unwrap_or(Err(Trouble::Missing))).collect(),
+            Err(_) => {
+                mails.iter().map(|mail| self.write(desk, &[mail])?.pop().unwrap_or(Err(Trouble::Missing))).collect()
+            }
         };
         for (one, outcome) in batch.into_iter().zip(outcomes) {
             // Who no longer waits does not want the answer.
@@ -319,9 +323,14 @@ impl Inner {
 
 /// What became of one mail.
 enum Added {
-    Now { number: i64, size_bytes: u64 },
+    Now {
+        number: i64,
+        size_bytes: u64,
+    },
     /// It was there under its key.
-    Before { number: i64 },
+    Before {
+        number: i64,
+    },
 }
 
 /// Refuses what would go over the limit, and says when there is room: when the oldest of the window leave it.

@@ -1,1 +1,0 @@
-//! Postgres as an SQL database.
