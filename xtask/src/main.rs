@@ -58,8 +58,19 @@ fn dev(arguments: &[String]) -> Result<(), Failure> {
     )
 }
 
-/// Everything that has to pass. Plugins first: the end-to-end tests run them.
+/// Everything that has to pass, then which servers it ran against and what was not checked.
 fn test(arguments: &[String]) -> Result<(), Failure> {
+    let tested = test_all(arguments);
+    step("Servers that the tests ran against, and what was not checked");
+    let summarised = cargo(&["run", "--quiet", "--package", "sandpost-services", "--bin", "services-summary"]);
+    tested?;
+    summarised?;
+    step("All tests passed");
+    Ok(())
+}
+
+/// Plugins first: the end-to-end tests run them.
+fn test_all(arguments: &[String]) -> Result<(), Failure> {
     ensure_wasm_target()?;
     step("Building the host with the drivers for real services");
     cargo(&["build", "--package", "sandpost", "--features", "services"])?;
@@ -78,9 +89,7 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
     step("Testing the whole, end to end");
     let mut end_to_end = vec!["test", "--package", "sandpost-tests"];
     end_to_end.extend(arguments.iter().map(String::as_str));
-    cargo(&end_to_end)?;
-    step("All tests passed");
-    Ok(())
+    cargo(&end_to_end)
 }
 
 /// Measures the release build, whose plugins are built first. Builds go where cargo is told to build.
