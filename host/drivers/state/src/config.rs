@@ -17,7 +17,7 @@ const STATEMENTS_KEPT: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
-    /// MySQL 8 or `MariaDB` 10.6, or newer.
+    /// MySQL 8 or MariaDB 10.6, or newer.
     Mysql,
     /// Postgres 12 or newer.
     Postgres,
