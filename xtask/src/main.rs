@@ -60,6 +60,8 @@ fn dev(arguments: &[String]) -> Result<(), Failure> {
 
 /// Everything that has to pass, then which servers it ran against and what was not checked.
 fn test(arguments: &[String]) -> Result<(), Failure> {
+    // What an earlier run, cut off, has left is not of this one.
+    std::fs::remove_dir_all(repository().join("target/services/summary")).ok();
     let tested = test_all(arguments);
     step("Servers that the tests ran against, and what was not checked");
     let summarised = cargo(&["run", "--quiet", "--package", "sandpost-services", "--bin", "services-summary"]);
@@ -76,6 +78,8 @@ fn test_all(arguments: &[String]) -> Result<(), Failure> {
     cargo(&["build", "--package", "sandpost", "--features", "services"])?;
     // Kept aside: the lean build, which every other test runs, takes its place.
     let (program, kept) = (repository().join("target/debug/sandpost"), repository().join("target/services-build"));
+    // One that still runs may be deleted, but not written over.
+    std::fs::remove_file(kept.join("sandpost")).ok();
     std::fs::create_dir_all(&kept)
         .and_then(|()| std::fs::copy(program, kept.join("sandpost")))
         .map_err(|error| Failure::new(format!("failed to keep the host with all drivers: {error}")))?;
