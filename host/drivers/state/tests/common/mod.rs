@@ -11,25 +11,25 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Runs a check on MariaDB, then on Postgres: on those that are here.
-pub async fn on_each(check: impl AsyncFn(&Server)) {
+pub(crate) async fn on_each(check: impl AsyncFn(&Server)) {
     for server in [sandpost_services::mariadb(), sandpost_services::postgres()].into_iter().flatten() {
         check(&server).await;
     }
 }
 
 /// Tables that nobody else has.
-pub fn prefix() -> String {
+pub(crate) fn prefix() -> String {
     format!("t{:016x}_", RandomState::new().build_hasher().finish())
 }
 
-pub fn open_with(url: &str, prefix: &str, change: impl FnOnce(&mut Config)) -> Arc<SharedState> {
+pub(crate) fn open_with(url: &str, prefix: &str, change: impl FnOnce(&mut Config)) -> Arc<SharedState> {
     let mut config = Config { url: Some(Secret::new(url)), table_prefix: prefix.to_owned(), ..Config::default() };
     change(&mut config);
     open(&config).unwrap()
 }
 
 /// Polls until it is so, for half a minute at most.
-pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
