@@ -163,6 +163,9 @@ impl From<CaughtMail> for MailView {
 )]
 pub(crate) async fn list(State(app): State<App>, Asked(query): Asked<ListQuery>) -> Result<Json<Mails>, Reject> {
     let limit = page_limit(query.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    if let Some(before) = query.before.filter(|before| i64::try_from(*before).is_err()) {
+        return Err(Reject::InvalidQuery(format!("`before` is {before}; numbers go up to {}", i64::MAX)));
+    }
     let mails = mailbox(&app)?.list(query.before, limit).await?;
     let next = (mails.len() >= limit).then(|| mails.last().map(|mail| mail.number)).flatten();
     Ok(Json(Mails { mails: mails.into_iter().map(MailSummary::from).collect(), next }))
