@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{on_each, open_with, prefix, until};
+use common::{Held, on_each, open_with, prefix, until};
 use sandpost_message::{Message, MessageId};
 use sandpost_ports::health::Health as _;
-use sandpost_ports::state::{Ledger as _, LedgerEntry, Step};
+use sandpost_ports::state::{Claim, EffectState, Effects as _, Ledger as _, LedgerEntry, Step};
 use sandpost_ports::{ErrorKind, Secret};
 use sandpost_services::{Proxy, Server};
 use sandpost_shared_state::{Config, SharedState};
@@ -44,6 +44,15 @@ async fn count(state: &SharedState, message: &MessageId) -> Result<usize, ErrorK
     state.history(message).await.map(|steps| steps.len()).map_err(|error| error.kind)
 }
 
+/// Until the connections are back in the pool: the next call takes one of them, and makes none.
+async fn rested(state: &SharedState) {
+    until("the connections rest", async || {
+        let pool = state.pool().unwrap();
+        pool.in_use == 0 && pool.idle > 0
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_down_is_unavailable_until_it_comes() {
     on_each(async |server| {
@@ -74,24 +83,27 @@ async fn a_database_that_is_down_is_unavailable_until_it_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_answer_is_lost_is_unknown() {
     on_each(async |server| {
-        let (proxy, state) = behind_a_proxy(server);
+        let proxy = Proxy::before(server.address());
+        // One connection, on which the statement is prepared: what is cut off is the answer to it and to nothing else.
+        let state = open_with(&server.url_at(proxy.address()), &prefix(), |config| {
+            short(config);
+            config.pool_max_connections = 1;
+        });
         let (before, cut, unanswered) = (MessageId::new(), MessageId::new(), MessageId::new());
         record(&state, &before).await.unwrap();
+        rested(&state).await;
         proxy.hold_answers();
         let (outcome, ()) = tokio::join!(record(&state, &cut), async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             proxy.cut();
             proxy.pass();
         });
+        assert_eq!(outcome, Err(ErrorKind::UnknownOutcome));
         until("it goes on", async || count(&state, &before).await == Ok(1)).await;
-        // Lost was the answer to the statement, or to what comes before it on a connection that is new: where that can be
-        // told, it is said that nothing was done.
-        match (outcome, count(&state, &cut).await) {
-            (Err(ErrorKind::UnknownOutcome), Ok(0 | 1)) | (Err(ErrorKind::Unavailable), Ok(0)) => {}
-            other => panic!("{other:?}"),
-        }
+        assert_eq!(count(&state, &cut).await, Ok(1), "the request went through; only the answer was lost");
 
         record(&state, &MessageId::new()).await.unwrap();
+        rested(&state).await;
         proxy.hold_answers();
         let started = Instant::now();
         assert_eq!(record(&state, &unanswered).await, Err(ErrorKind::UnknownOutcome));
@@ -196,6 +208,39 @@ async fn a_restart_under_load_loses_nothing() {
                 assert_eq!(count(&state, &message).await, Ok(1), "what was answered is there");
             }
         }
+    })
+    .await;
+}
+
+/// The database undoes a statement that waits too long for a lock; it is tried again, so often and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_another_holds_is_waited_for_and_given_up() {
+    on_each(async |server| {
+        let tables = prefix();
+        let state = open_with(&server.url(), &tables, |config| {
+            short(config);
+            config.retries_max = 2;
+        });
+        let (key, owner, message) = ("key".to_owned(), "owner".to_owned(), MessageId::new());
+        let subscription = "orders".parse().unwrap();
+        assert_eq!(state.claim(&key, &owner, &message, &subscription, 1).await.unwrap(), Claim::Ours);
+
+        let held = Held::take(server, &format!("SELECT state FROM {tables}effects FOR UPDATE")).await;
+        let started = Instant::now();
+        let error = state.advance(&key, &owner, EffectState::Sending).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+        let took = started.elapsed();
+        assert!(took > Duration::from_millis(2_500) && took < BOUND, "three tries of a second each, not {took:?}");
+        let of = state.effects_of(&message, &subscription).await.unwrap();
+        assert_eq!(of, [(key.clone(), EffectState::Claimed)], "nothing was done");
+
+        let (outcome, ()) = tokio::join!(state.advance(&key, &owner, EffectState::Sending), async {
+            tokio::time::sleep(Duration::from_millis(1_300)).await;
+            held.let_go().await;
+        });
+        outcome.unwrap();
+        let of = state.effects_of(&message, &subscription).await.unwrap();
+        assert_eq!(of, [(key, EffectState::Sending)], "the second try got it");
     })
     .await;
 }

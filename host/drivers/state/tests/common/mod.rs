@@ -5,6 +5,7 @@
 use sandpost_ports::Secret;
 use sandpost_services::Server;
 use sandpost_shared_state::{Config, SharedState, open};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,5 +35,36 @@ pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     while !condition().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Somebody else's transaction, open until it lets go.
+pub(crate) enum Held {
+    Mysql(sqlx::MySqlConnection),
+    Postgres(sqlx::PgConnection),
+}
+
+impl Held {
+    /// Begins one with a statement that locks.
+    pub(crate) async fn take(server: &Server, sql: &str) -> Self {
+        let sql = || AssertSqlSafe(sql.to_owned());
+        if server.url().starts_with("mysql") {
+            let mut connection = sqlx::MySqlConnection::connect(&server.url()).await.unwrap();
+            connection.execute("BEGIN").await.unwrap();
+            connection.execute(sql()).await.unwrap();
+            Self::Mysql(connection)
+        } else {
+            let mut connection = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+            connection.execute("BEGIN").await.unwrap();
+            connection.execute(sql()).await.unwrap();
+            Self::Postgres(connection)
+        }
+    }
+
+    pub(crate) async fn let_go(self) {
+        match self {
+            Self::Mysql(mut connection) => drop(connection.execute("ROLLBACK").await.unwrap()),
+            Self::Postgres(mut connection) => drop(connection.execute("ROLLBACK").await.unwrap()),
+        }
     }
 }
