@@ -66,6 +66,8 @@ pub(crate) struct MemoryBroker {
     pub(crate) failing_pulls: Failing,
     pub(crate) failing_subscribes: Failing,
     pub(crate) refuses_subscriptions: AtomicBool,
+    /// What asking for the backlog fails with.
+    pub(crate) backlog_fails: Mutex<Option<ErrorKind>>,
 }
 
 impl MemoryBroker {
@@ -83,6 +85,7 @@ impl MemoryBroker {
             failing_pulls: Failing::default(),
             failing_subscribes: Failing::default(),
             refuses_subscriptions: AtomicBool::new(false),
+            backlog_fails: Mutex::new(None),
         })
     }
 
@@ -193,6 +196,9 @@ impl Broker for MemoryBroker {
     }
 
     async fn backlog(&self, name: &SubscriptionName) -> Result<Backlog, PortError> {
+        if let Some(kind) = *self.backlog_fails.lock().unwrap() {
+            return Err(PortError::new(kind, "what waits is not known"));
+        }
         let queues = self.queues.lock().unwrap();
         let entries = queues.get(name).map(|queue| &queue.entries[..]).unwrap_or_default();
         Ok(Backlog {

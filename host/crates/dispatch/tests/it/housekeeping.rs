@@ -3,6 +3,7 @@
 use crate::world::{START_MS, World, one, orders, stop};
 use sandpost_dispatch::Config;
 use sandpost_message::Verdict;
+use sandpost_ports::ErrorKind;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const KEEP_MS: u64 = 7 * DAY_MS;
@@ -48,5 +49,23 @@ async fn no_effect_of_a_message_that_is_still_on_its_way_is_forgotten() {
     world.until_empty().await;
     world.pass(ROUND_MS).await;
     assert_eq!(effects_before(), Some(due_ms + ROUND_MS - 200_000));
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn where_a_broker_cannot_count_nothing_that_it_may_still_keep_is_forgotten() {
+    let world = World::new();
+    let running = world.start(one("orders", orders())).await;
+    let round = async |fails| {
+        *world.broker.backlog_fails.lock().unwrap() = Some(fails);
+        world.state.forgotten.lock().unwrap().clear();
+        world.pass(ROUND_MS).await;
+        let forgotten = world.state.forgotten.lock().unwrap();
+        forgotten.iter().find(|(what, _)| *what == "effects").map(|(_, before_ms)| *before_ms)
+    };
+    // One that does not answer may still say so later.
+    assert_eq!(round(ErrorKind::Unavailable).await, None);
+    // The longest that a message is kept by a broker of that kind, far longer than effects are kept otherwise.
+    assert_eq!(round(ErrorKind::Unsupported).await, Some(START_MS + 2 * ROUND_MS - 31 * DAY_MS));
     stop(running).await;
 }

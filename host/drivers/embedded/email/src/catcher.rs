@@ -245,12 +245,14 @@ impl Inner {
     fn write(&self, desk: &mut Desk, mails: &[&Mail]) -> Result<Vec<Result<ProviderId, Trouble>>, Trouble> {
         let Desk { connection, kept_max_bytes } = desk;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Kept only with the commit: what a failed transaction deleted is there again.
+        let mut bytes = *kept_max_bytes;
         let mut outcomes = Vec::with_capacity(mails.len());
         let mut newest = None;
         for mail in mails {
             match self.add(&transaction, mail) {
                 Ok(Added::Now { number, size_bytes }) => {
-                    *kept_max_bytes = kept_max_bytes.saturating_add(size_bytes);
+                    bytes = bytes.saturating_add(size_bytes);
                     newest = Some(number);
                     outcomes.push(Ok(id(number)));
                 }
@@ -260,9 +262,10 @@ impl Inner {
             }
         }
         if let Some(newest) = newest {
-            self.make_room(&transaction, newest, kept_max_bytes)?;
+            self.make_room(&transaction, newest, &mut bytes)?;
         }
         transaction.commit()?;
+        *kept_max_bytes = bytes;
         Ok(outcomes)
     }
 
