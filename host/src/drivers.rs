@@ -4,7 +4,8 @@
 //!
 //! Invariants
 //! - Opening asks no service: a host starts with all of them down. Only a configuration that cannot work is an error.
-//! - Every connection to a real service has its guard (`sandpost_guard`); an embedded one has none.
+//! - Every connection to a real service has its guard (`sandpost_guard`), but for the shared state, without which nothing can
+//!   go on anyway; an embedded one has none.
 //!
 //! What `sandpost doctor` asks the services is in `probe`.
 
