@@ -15,6 +15,7 @@ use crate::exit::{Exit, Expected, chain};
 use crate::health::HealthBoard;
 use crate::scratch::Scratch;
 use crate::signals::Signals;
+use crate::traces;
 use sandpost_dispatch::{Dispatcher, Services};
 use sandpost_ingress::{Ingress, Parts, Tokens};
 use sandpost_interfaces::Ports;
@@ -257,6 +258,9 @@ fn warn_about(config: &Config) {
     }
     if let [Some(first), Some(second)] = ["PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"].map(config::environment)
         && !first.is_empty()
+    if let Some(variable) = traces::in_vain(&config::environment) {
+        tracing::warn!(variable, "Set, but this build does not export traces; `--features otlp` does.");
+    }
         && !second.is_empty()
         && first != second
     {

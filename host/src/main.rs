@@ -16,6 +16,7 @@ mod health;
 mod output;
 mod scratch;
 mod signals;
+mod traces;
 
 use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};

@@ -9,6 +9,7 @@ use crate::config::{self, Config};
 use crate::drivers;
 use crate::exit::{Exit, Expected};
 use crate::output;
+use crate::traces;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,7 @@ fn checks(config: &Config) -> Vec<Check> {
         Check { what: "data folder".into(), outcome: writable(&config.data_dir) },
         Check { what: "tokens".into(), outcome: tokens(config) },
         Check { what: "drivers".into(), outcome: Ok(real_services()) },
+        Check { what: "traces".into(), outcome: traces(config) },
     ];
     for (label, one) in &config.sql {
         if let Some(file) = &one.embedded.init_file {
@@ -122,6 +124,17 @@ fn real_services() -> String {
     }
     let set: Vec<String> = lacking.iter().map(|(name, driver)| format!("{name} (driver `{driver}`)")).collect();
     format!("{} is set and not used: this build has the drivers {built}", set.join(", "))
+}
+
+/// What is in force, and whether the collector answers.
+fn traces(config: &Config) -> Result<String, String> {
+    let export = traces::read(config, &config::environment).map_err(|error| error.message)?;
+    let described = export.describe();
+    match (export.probe(), traces::in_vain(&config::environment)) {
+        (Some(answer), _) => answer,
+        (None, Some(variable)) => Ok(format!("{described}; {variable} is set in vain")),
+        (None, None) => Ok(described),
+    }
 }
 
 /// Asks every real service.

@@ -4,6 +4,7 @@ use crate::app::{self, Stopped};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Expected};
 use crate::output;
+use crate::traces;
 use std::path::Path;
 
 pub(crate) fn run(file: Option<&Path>) -> Result<(), Expected> {
@@ -19,8 +20,10 @@ where
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         Expected::new(Exit::Bug, format!("failed to start {what}: {error}"))
     };
-    sandpost_telemetry::init(&config.service, config.log.level, config.log.format, output::watched())
-        .map_err(|error| failed("logging", &error))?;
+    let export = traces::read(&config, &config::environment)?;
+    let traces =
+        sandpost_telemetry::init(&config.service, config.log.level, config.log.format, output::watched(), export)
+            .map_err(|error| failed("logging", &error))?;
     let metrics = sandpost_telemetry::Metrics::install().map_err(|error| failed("metrics", &error))?;
     let io = tokio::runtime::Builder::new_multi_thread()
         .thread_name("sandpost-io")
@@ -30,6 +33,9 @@ where
     let stopped = io.block_on(app::run(config, metrics, beside));
     // What still blocks a thread must not keep the process: everything that matters was closed.
     io.shutdown_timeout(std::time::Duration::from_secs(1));
+    if !matches!(stopped, Ok(Stopped::AtOnce)) {
+        traces.flush();
+    }
     match stopped? {
         Stopped::Gracefully => Ok(()),
         Stopped::AtOnce => Err(Expected::new(Exit::Failure, "stopped at once by a second signal")

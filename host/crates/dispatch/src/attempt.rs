@@ -18,7 +18,7 @@ use sandpost_message::{Fault, FaultKind, Outcome};
 use sandpost_ports::broker::Subscription;
 use sandpost_ports::plugins::{Attempt, Handler, Identity};
 use sandpost_ports::state::Step;
-use sandpost_telemetry::events::dispatch::{StateFailed, record_version};
+use sandpost_telemetry::events::dispatch::{StateFailed, record_outcome, record_version};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -100,6 +100,7 @@ async fn attempt<'a>(bound: &'a Bound, queue: &dyn Subscription, leased: &mut Le
             outcome = &mut handling => break outcome,
         }
     };
+    record_outcome(&tracing::Span::current(), &outcome);
     let ended = retry::Tried {
         attempt: leased.attempt,
         outcome: &outcome,

@@ -21,7 +21,8 @@ use sandpost_ports::broker::{Receipt, Settlement, Subscription};
 use sandpost_ports::plugins::Identity;
 use sandpost_ports::state::{DeadLetter, DeadLetterId, DeadLetterStatus, LedgerEntry, Step};
 use sandpost_telemetry::events::dispatch::{
-    DeadLettered, DeliveryOutcome, HandedBack, RetryPlanned, SettleFailed, Settled, StateFailed, settle_span,
+    DeadLettered, DeliveryOutcome, HandedBack, RetryPlanned, SettleFailed, Settled, StateFailed, record_unsettled,
+    settle_span,
 };
 use tracing::Instrument as _;
 
@@ -69,7 +70,12 @@ pub(crate) async fn settle(
         },
     );
     let told = async { tokio::join!(biased; begun, record(bound, vec![recorded]), telling) };
-    let ((), (), told) = told.instrument(settle_span(plan.outcome)).await;
+    let span = settle_span(plan.outcome);
+    let ((), (), told) = told.instrument(span.clone()).await;
+    if let Err(error) = &told {
+        record_unsettled(&span, error.kind.word());
+    }
+    drop(span);
     let ended = match (told, plan.outcome) {
         (Err(_reported), _) => Ended::Unsettled,
         (Ok(()), DeliveryOutcome::HandBack) => Ended::HandedBack,

@@ -182,7 +182,8 @@ async fn hand_out(
         // Nothing is left where the leases were lost meanwhile.
         let Some(leased) = waiting.pop_front() else { break };
         let message = Arc::clone(&leased.message);
-        let span = attempt_span(&message.id, &bound.name, &bound.config.plugin, leased.attempt, &message.trace);
+        let (plugin, attempt) = (&bound.config.plugin, leased.attempt);
+        let span = attempt_span(&message.id, &bound.name, plugin, attempt, &message.trace, &message.topic);
         let places = Places { _own: own, _host: host };
         let in_flight = InFlight::begin(bound);
         let (bound, queue) = (Arc::clone(bound), Arc::clone(queue));

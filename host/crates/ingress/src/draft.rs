@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sandpost_message::{Message, TimestampMs, Topic, TraceParent, limits};
+use sandpost_telemetry::traces;
 use serde_json::value::RawValue;
 
 const PREFIX: &str = "sandpost-";
@@ -22,14 +23,18 @@ pub(crate) const DEDUPE_KEY_MAX_BYTES: usize = 240;
 const TOPIC_MAX_BYTES: usize = 255;
 const _: () = assert!(DEDUPE_KEY_MAX_BYTES + TOPIC_MAX_BYTES + "http//".len() <= limits::DEDUPE_KEY_MAX_BYTES);
 
-/// The trace of the request; a new one where the caller is in none, or says it badly.
+/// The trace of the request: the caller's, else the one that the request's own span begins, else a new one.
 pub(crate) fn trace(headers: &HeaderMap) -> TraceParent {
+    callers_trace(headers).or_else(|| traces::position(&tracing::Span::current())).unwrap_or_default()
+}
+
+/// Where the caller is in its trace; none where it is in none, or says it badly.
+pub(crate) fn callers_trace(headers: &HeaderMap) -> Option<TraceParent> {
     let mut given = headers.get_all("traceparent").iter();
     match (given.next(), given.next()) {
         (Some(header), None) => header.to_str().ok().and_then(TraceParent::parse),
         _ => None,
     }
-    .unwrap_or_default()
 }
 
 /// One message: the body as it is, the rest from the headers.

@@ -4,6 +4,7 @@
 
 use crate::App;
 use crate::auth::{self, Access, Caller};
+use crate::draft;
 use crate::reject::{Pending, Reject};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -12,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
 use sandpost_message::MessageId;
-use sandpost_telemetry::events::ingress::{AccessDenied, RequestFailed, RequestFinished, request_span};
+use sandpost_telemetry::events::ingress::{AccessDenied, RequestFailed, RequestFinished, record_status, request_span};
 use std::any::Any;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -49,15 +50,15 @@ pub(crate) async fn edge(
     let route = matched.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
     let method = method_word(request.method());
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let span = request_span(&request_id, method, route, draft::callers_trace(request.headers()).as_ref());
 
     let within = Duration::from_millis(app.config.request_timeout_ms);
     let work = AssertUnwindSafe(gate(&app, route, request, next)).catch_unwind();
-    let (caller, mut response) =
-        match tokio::time::timeout(within, work).instrument(request_span(&request_id, method, route)).await {
-            Ok(Ok((caller, answer))) => (caller, answer.unwrap_or_else(IntoResponse::into_response)),
-            Ok(Err(panic)) => (None, Reject::Internal(panic_words(panic.as_ref()).into()).into_response()),
-            Err(_) => (None, Reject::TookTooLong.into_response()),
-        };
+    let (caller, mut response) = match tokio::time::timeout(within, work).instrument(span.clone()).await {
+        Ok(Ok((caller, answer))) => (caller, answer.unwrap_or_else(IntoResponse::into_response)),
+        Ok(Err(panic)) => (None, Reject::Internal(panic_words(panic.as_ref()).into()).into_response()),
+        Err(_) => (None, Reject::TookTooLong.into_response()),
+    };
     let caller = caller.as_ref().map(|caller| &*caller.name);
 
     if let Some(Pending { problem, cause, denied }) = response.extensions_mut().remove() {
@@ -78,6 +79,7 @@ pub(crate) async fn edge(
     if let Ok(value) = HeaderValue::try_from(&request_id) {
         headers.insert(REQUEST_ID, value);
     }
+    record_status(&span, response.status().as_u16());
     let seconds = started.elapsed().as_secs_f64();
     RequestFinished { route, method, status: response.status().as_u16(), seconds, caller, request_id: &request_id }
         .emit();

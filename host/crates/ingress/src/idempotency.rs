@@ -19,7 +19,8 @@ use sandpost_message::{Digest, Message, MessageId, Topic};
 use sandpost_ports::broker::Published;
 use sandpost_ports::state::{RecordedRequest, RequestClaim, Step};
 use sandpost_ports::{ErrorKind, PortError};
-use sandpost_telemetry::events::ingress::{AnswerNotKept, MessageAccepted, publish_span};
+use sandpost_telemetry::events::ingress::{AnswerNotKept, MessageAccepted, publish_span, record_published};
+use sandpost_telemetry::traces;
 use sha2::{Digest as _, Sha256};
 use tracing::Instrument as _;
 
@@ -228,12 +229,22 @@ async fn claimed(
     answer.map(|answer| answer.into_response(false))
 }
 
-async fn store(app: &App, messages: Vec<Message>) -> Stored {
+async fn store(app: &App, mut messages: Vec<Message>) -> Stored {
     let about: Vec<_> = messages.iter().map(|message| (message.topic.clone(), message.trace.trace_id())).collect();
     let span = messages
         .first()
         .map_or_else(tracing::Span::none, |first| publish_span(&first.topic, &first.trace, messages.len()));
-    let stored = app.publisher.publish(messages, Step::Accepted, None).instrument(span).await;
+    // What comes later, on whatever host, goes on where the message was stored.
+    if let Some(position) = traces::position(&span) {
+        messages.iter_mut().for_each(|message| message.trace = position);
+    }
+    let stored = app.publisher.publish(messages, Step::Accepted, None).instrument(span.clone()).await;
+    let alone = match &*stored {
+        [Ok(Published { id, .. })] => Some(id),
+        _ => None,
+    };
+    let failed = stored.iter().find_map(|outcome| outcome.as_ref().err()).map(|error| error.kind.word());
+    record_published(&span, alone, failed);
     for ((topic, trace_id), outcome) in about.iter().zip(&stored) {
         if let Ok(Published { id, duplicate }) = outcome {
             MessageAccepted { topic, message_id: id, trace_id, duplicate: *duplicate }.emit();

@@ -258,7 +258,9 @@ impl Effects {
             self.bounded(self.state.advance(&effect.key, owner, EffectState::Sending)),
             self.record(begun)
         );
+        let span = tracing::Span::current();
         if let Err(error) = advanced {
+            events::record_effect_error(&span, "state-unavailable");
             // Nothing was handed over. If the store moved the key and only its answer was lost, a later attempt would take
             // it for unknown; where the key is another's by now, releasing it changes nothing.
             let failed = vec![effect.entry(Step::EffectFailed, self.clock.now_ms(), Some("the store did not answer"))];
@@ -270,12 +272,13 @@ impl Effects {
         let now_ms = self.clock.now_ms();
         match handed {
             Ok(Handed::Done(id)) => {
-                events::record_provider_id(&tracing::Span::current(), &id);
+                events::record_provider_id(&span, &id);
                 let sent = vec![effect.entry(Step::EffectSent, now_ms, Some(&id))];
                 let ((), ()) = tokio::join!(self.note_sent(effect, owner, &id), self.record(sent));
                 Ok(Ended::Done(id))
             }
             Ok(Handed::Nothing(error)) => {
+                events::record_effect_error(&span, "not-done");
                 let failed = vec![effect.entry(Step::EffectFailed, now_ms, None)];
                 let (released, ()) =
                     tokio::join!(self.bounded(self.state.release(&effect.key, owner)), self.record(failed));
@@ -286,10 +289,12 @@ impl Effects {
                 Ok(Ended::Nothing(error))
             }
             Ok(Handed::Unknown(error)) => {
+                events::record_effect_error(&span, "unknown-outcome");
                 self.unknown(effect, "the service did not say whether it was done");
                 Ok(Ended::Unknown(Some(error)))
             }
             Err(_) => {
+                events::record_effect_error(&span, "unknown-outcome");
                 self.unknown(effect, "no answer within effect_timeout_ms");
                 Ok(Ended::Unknown(None))
             }

@@ -17,8 +17,10 @@ use sandpost_ports::plugins::Attempt;
 use sandpost_ports::state::Step;
 use sandpost_ports::{ErrorKind, PortError};
 use sandpost_telemetry::events::interfaces as events;
+use sandpost_telemetry::traces;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 const PUBSUB: &str = "pubsub";
 
@@ -187,20 +189,33 @@ impl Scope {
     }
 
     /// To a broker that knows dedupe keys: all in one call, which goes to its end whatever becomes of the guest.
-    async fn publish_batch(&self, attempt: &Attempt, messages: Vec<Message>) -> Vec<Result<Published, Unpublished>> {
+    async fn publish_batch(
+        &self,
+        attempt: &Attempt,
+        mut messages: Vec<Message>,
+    ) -> Vec<Result<Published, Unpublished>> {
         let count = messages.len();
         let effects = self.ports().effects.clone();
         let publisher = self.ports().publisher.clone();
         let clock = self.ports().clock.clone();
         let identity = self.context.identity.clone();
         let (attempt, detail) = (attempt.clone(), self.published_by());
+        let span = events::effect_span("publish");
         let work = async move {
+            let span = tracing::Span::current();
+            goes_on(&span, &mut messages);
             let topics: Vec<Topic> = messages.iter().map(|message| message.topic.clone()).collect();
             let publishing = publisher.publish(messages, Step::Accepted, detail.as_deref());
             let answers = match tokio::time::timeout(effects.timeout(), publishing).await {
                 Ok(answers) => answers,
                 Err(_) => (0..count).map(|_| Err(lost())).collect(),
             };
+            if let [Ok(Published { id, .. })] = &*answers {
+                events::record_provider_id(&span, id.as_str());
+            }
+            if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+                events::record_effect_error(&span, error.kind.word());
+            }
             let now_ms = clock.now_ms();
             let steps = topics.iter().zip(&answers).map(|(topic, answer)| {
                 let (step, text) = match answer {
@@ -213,7 +228,8 @@ impl Scope {
             });
             effects.note(steps.collect());
             answers
-        };
+        }
+        .instrument(span);
         let answers = self.ports().effects.detached(work).await;
         let answers = answers.unwrap_or_else(|| (0..count).map(|_| Err(lost())).collect());
         answers.into_iter().map(|answer| answer.map_err(Unpublished::from)).collect()
@@ -235,7 +251,9 @@ impl Scope {
         let detail = self.published_by();
         let hand_over = move || {
             async move {
-                let mut answers = publisher.publish(vec![message], Step::Accepted, detail.as_deref()).await;
+                let mut messages = vec![message];
+                goes_on(&tracing::Span::current(), &mut messages);
+                let mut answers = publisher.publish(messages, Step::Accepted, detail.as_deref()).await;
                 match answers.pop().unwrap_or_else(|| Err(lost())) {
                     Ok(published) => Handed::Done(published.id.to_string()),
                     Err(error) if error.kind == ErrorKind::UnknownOutcome => Handed::Unknown(error),
@@ -264,6 +282,16 @@ impl Scope {
     fn published_by(&self) -> Option<String> {
         let attempt = self.attempt.as_ref()?;
         Some(format!("published by {} handling {}", self.context.identity.plugin, attempt.message.id))
+    }
+}
+
+/// What comes of the messages later goes on where they were published.
+fn goes_on(span: &tracing::Span, messages: &mut [Message]) {
+    if let Some(first) = messages.first() {
+        events::record_destination(span, &first.topic, messages.len());
+    }
+    if let Some(position) = traces::position(span) {
+        messages.iter_mut().for_each(|message| message.trace = position);
     }
 }
 

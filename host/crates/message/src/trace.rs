@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+/// The one flag of version 00.
+const SAMPLED: u8 = 1;
+
 /// A position in a trace: 16 bytes of trace id, 8 bytes of parent id, flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -17,9 +20,9 @@ pub struct TraceParent {
 impl TraceParent {
     /// A new trace, sampled.
     pub fn new() -> Self {
-        // Version 7 holds a clock and 74 random bits; the span takes the random end of another one.
-        let trace_id = uuid::Uuid::now_v7().as_u128();
-        Self { trace_id, span_id: Self::random_span(), flags: 1 }
+        // Without a clock in it: samplers look at the last 7 bytes, which have to be random.
+        let trace_id = uuid::Uuid::new_v4().as_u128();
+        Self { trace_id, span_id: Self::random_span(), flags: SAMPLED }
     }
 
     /// Reads a `traceparent` header; none where it is malformed or all zero.
@@ -52,10 +55,30 @@ impl TraceParent {
         format!("{:032x}", self.trace_id)
     }
 
+    /// The trace id as a number: on the wire 16 bytes, the highest first.
+    pub fn trace_bits(&self) -> u128 {
+        self.trace_id
+    }
+
+    /// The id of the span at this position: on the wire 8 bytes, the highest first.
+    pub fn span_bits(&self) -> u64 {
+        self.span_id
+    }
+
+    /// Whether whoever began the trace, or went on with it, records it.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    /// The same position, recorded or not.
+    #[must_use]
+    pub fn with_sampled(&self, sampled: bool) -> Self {
+        Self { flags: if sampled { self.flags | SAMPLED } else { self.flags & !SAMPLED }, ..*self }
+    }
+
     fn random_span() -> u64 {
-        let bits = uuid::Uuid::now_v7().as_u64_pair().1;
-        // The two high bits are the UUID's variant; never zero.
-        bits | 1
+        // The two high bits are the UUID's variant: never zero.
+        uuid::Uuid::new_v4().as_u64_pair().1
     }
 }
 
@@ -95,6 +118,16 @@ mod tests {
         assert_eq!(TraceParent::parse(&trace.to_string()), Some(trace));
         assert_eq!(trace.child().trace_id(), trace.trace_id());
         assert_ne!(trace.child(), trace);
+    }
+
+    #[test]
+    fn whether_it_is_recorded_goes_with_it() {
+        let trace = TraceParent::new();
+        assert!(trace.is_sampled() && trace.child().is_sampled());
+        let dropped = trace.with_sampled(false);
+        assert!(!dropped.is_sampled() && !dropped.child().is_sampled());
+        assert!(dropped.to_string().ends_with("-00"));
+        assert_eq!(dropped.with_sampled(true), trace);
     }
 
     #[test]

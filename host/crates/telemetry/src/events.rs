@@ -9,3 +9,5 @@ pub mod dispatch;
 pub mod ingress;
 pub mod interfaces;
 pub mod runtime;
+#[cfg(feature = "otlp")]
+pub mod traces;

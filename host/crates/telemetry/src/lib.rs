@@ -1,4 +1,4 @@
-//! Logs and metrics: how the host says what it does.
+//! Logs, metrics and traces: how the host says what it does.
 //!
 //! The only crate that knows the names of metrics and the shape of a log line. Others make an event and emit it.
 //!
@@ -10,6 +10,11 @@ pub mod events;
 mod logs;
 mod metrics;
 mod redact;
+#[cfg(feature = "otlp")]
+pub mod traces;
+#[cfg(not(feature = "otlp"))]
+#[path = "traces_disabled.rs"]
+pub mod traces;
 
 pub use logs::{Format, Level, LogError, init};
 pub use metrics::{Metrics, MetricsError};

@@ -7,6 +7,7 @@
 //! Lines go to standard error: standard output is for data.
 
 use crate::redact;
+use crate::traces::{self, Export, Traces};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::io::Write as _;
@@ -14,9 +15,9 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Registry};
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
@@ -48,8 +49,9 @@ pub enum Level {
     Error,
 }
 
-/// Starts logging for the process. `terminal` says whether a person watches standard error.
-pub fn init(service: &str, level: Level, format: Format, terminal: bool) -> Result<(), LogError> {
+/// Starts logging for the process, and the export of traces where that is wanted. `terminal` says whether a person watches
+/// standard error.
+pub fn init(service: &str, level: Level, format: Format, terminal: bool, export: Export) -> Result<Traces, LogError> {
     let level = match level {
         Level::Trace => "trace",
         Level::Debug => "debug",
@@ -66,17 +68,19 @@ pub fn init(service: &str, level: Level, format: Format, terminal: bool) -> Resu
         Format::Auto => !terminal,
     };
     let style = if as_json { Style::Json { service: service.to_owned() } } else { Style::Text { colours: terminal } };
-    tracing::subscriber::set_global_default(Registry::default().with(filter).with(Lines(style)))
-        .map_err(|error| LogError(error.to_string()))
+    traces::install(filter, Lines(style), export)
 }
 
 /// Why there are no logs.
 #[derive(Debug, thiserror::Error)]
 #[error("logs cannot be written: {0}")]
-pub struct LogError(String);
+pub struct LogError(pub(crate) String);
 
 /// Both styles show the same fields, redacted the same.
-struct Lines(Style);
+pub(crate) struct Lines(Style);
+
+/// What spans say for the trace that is exported alone begins with this, and is in no line.
+const TRACES_ALONE: &str = "otel.";
 
 enum Style {
     Json { service: String },
@@ -223,30 +227,37 @@ fn spread(metadata: &mut Map<String, Value>) {
 #[derive(Default)]
 struct Fields(Map<String, Value>);
 
+impl Fields {
+    fn put(&mut self, field: &Field, value: impl FnOnce() -> Value) {
+        if !field.name().starts_with(TRACES_ALONE) {
+            self.0.insert(field.name().to_owned(), value());
+        }
+    }
+}
+
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = format!("{value:?}");
-        self.0.insert(field.name().to_owned(), Value::String(redact(&text).into_owned()));
+        self.put(field, || Value::String(redact(&format!("{value:?}")).into_owned()));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), Value::String(redact(value).into_owned()));
+        self.put(field, || Value::String(redact(value).into_owned()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.put(field, || value.into());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.put(field, || value.into());
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.put(field, || value.into());
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.put(field, || value.into());
     }
 }
 

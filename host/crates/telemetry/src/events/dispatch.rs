@@ -10,7 +10,7 @@
 //!   `sandpost_dispatch_state_failures_total{operation,kind}`.
 
 use metrics::{counter, gauge, histogram};
-use sandpost_message::{Digest, MessageId, PluginName, SubscriptionName, Topic, TraceParent};
+use sandpost_message::{Digest, MessageId, Outcome, PluginName, SubscriptionName, Topic, TraceParent, Verdict};
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
@@ -27,16 +27,39 @@ pub fn attempt_span(
     plugin: &PluginName,
     attempt: u32,
     trace: &TraceParent,
+    topic: &Topic,
 ) -> Span {
     error_span!(
         target: TARGET, "attempt",
-        %message_id, %subscription, %plugin, version = tracing::field::Empty, attempt, trace_id = trace.trace_id()
+        %message_id, %subscription, %plugin, version = tracing::field::Empty, attempt, trace_id = trace.trace_id(),
+        otel.parent = %trace, otel.topic = %topic, otel.outcome = tracing::field::Empty, otel.error = tracing::field::Empty
     )
+}
+
+/// Says in the attempt's span how it ended.
+pub fn record_outcome(span: &Span, outcome: &Outcome) {
+    let (word, failed) = match outcome {
+        Outcome::Verdict(Verdict::Ack) => ("ack", false),
+        Outcome::Verdict(Verdict::Retry { .. }) => ("retry", true),
+        Outcome::Verdict(Verdict::Reject { .. }) => ("reject", true),
+        Outcome::Fault(fault) => (fault.kind.word(), true),
+        Outcome::Held { .. } => ("held", true),
+        Outcome::Postponed { .. } => ("postponed", true),
+    };
+    span.record("otel.outcome", word);
+    if failed {
+        span.record("otel.error", word);
+    }
 }
 
 /// The span in which a delivery is settled: the last of an attempt's, and of the message's way where it ends there.
 pub fn settle_span(outcome: DeliveryOutcome) -> Span {
-    debug_span!(target: TARGET, "settle", outcome = outcome.word())
+    debug_span!(target: TARGET, "settle", outcome = outcome.word(), otel.error = tracing::field::Empty)
+}
+
+/// Says in the settlement's span why the broker did not take it.
+pub fn record_unsettled(span: &Span, kind: &'static str) {
+    span.record("otel.error", kind);
 }
 
 /// Says in the span which version is at work.

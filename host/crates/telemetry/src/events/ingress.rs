@@ -6,15 +6,36 @@ use std::net::SocketAddr;
 
 const TARGET: &str = "sandpost::ingress";
 
-/// The span around one request: what is logged inside carries its ids.
-pub fn request_span(request_id: &str, method: &str, route: &str) -> tracing::Span {
-    tracing::info_span!(target: TARGET, "http", request_id, method, route)
+/// The span around one request: what is logged inside carries its ids. `caller` is where the caller is in its trace.
+pub fn request_span(request_id: &str, method: &str, route: &str, caller: Option<&TraceParent>) -> tracing::Span {
+    tracing::info_span!(
+        target: TARGET, "http", request_id, method, route,
+        otel.parent = caller.map(tracing::field::display), otel.status = tracing::field::Empty
+    )
+}
+
+/// Says in the request's span how it was answered.
+pub fn record_status(span: &tracing::Span, status: u16) {
+    span.record("otel.status", status);
 }
 
 /// The span in which messages are stored: the first of a message's way, inside the request's where HTTP asked. `trace` is
 /// the message's own, which [`attempt_span`](super::dispatch::attempt_span) takes up again, in whatever host that is.
 pub fn publish_span(topic: &Topic, trace: &TraceParent, messages: usize) -> tracing::Span {
-    tracing::debug_span!(target: TARGET, "publish", %topic, trace_id = trace.trace_id(), messages)
+    tracing::debug_span!(
+        target: TARGET, "publish", %topic, trace_id = trace.trace_id(), messages,
+        message_id = tracing::field::Empty, otel.parent = %trace, otel.error = tracing::field::Empty
+    )
+}
+
+/// Says in the span of publishing what came of it: the id of a message that went alone, or why one of them was not stored.
+pub fn record_published(span: &tracing::Span, message_id: Option<&MessageId>, error: Option<&'static str>) {
+    if let Some(id) = message_id {
+        span.record("message_id", id.as_str());
+    }
+    if let Some(word) = error {
+        span.record("otel.error", word);
+    }
 }
 
 /// A request was answered.

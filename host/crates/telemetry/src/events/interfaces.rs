@@ -1,6 +1,7 @@
 //! What `interfaces` reports: host calls, refusals, cache hits, e-mails, publishes, effects, plugins' own lines.
 
 use metrics::{counter, histogram};
+use sandpost_message::Topic;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,7 +9,26 @@ use std::time::Duration;
 /// The span around one effect, from the look at its key to its end. It belongs to the attempt that asked for it, also
 /// where it goes on after its guest was ended.
 pub fn effect_span(kind: &'static str) -> tracing::Span {
-    tracing::debug_span!("effect", kind, provider_id = tracing::field::Empty)
+    use tracing::field::Empty;
+    tracing::debug_span!(
+        "effect",
+        kind,
+        provider_id = Empty,
+        otel.topic = Empty,
+        otel.messages = Empty,
+        otel.error = Empty
+    )
+}
+
+/// Says in the span of a publish where to, and how many messages at once.
+pub fn record_destination(span: &tracing::Span, topic: &Topic, messages: usize) {
+    span.record("otel.topic", topic.as_str());
+    span.record("otel.messages", messages);
+}
+
+/// Says in the effect's span that it did not happen, or that nobody knows. A word of a closed list.
+pub fn record_effect_error(span: &tracing::Span, word: &'static str) {
+    span.record("otel.error", word);
 }
 
 /// Says in the effect's span what the provider called it.
