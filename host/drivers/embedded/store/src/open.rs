@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::reader;
 use crate::row::int;
 use crate::schema::{self, Found};
-use crate::state::ledger::Actors;
+use crate::state::ledger::{Actors, Pending};
 use crate::store::{Inner, Store, Thread};
 use crate::writer::{Ids, Work, Writer};
 use rusqlite::{Connection, OpenFlags};
@@ -121,6 +121,7 @@ pub fn open(path: Option<&Path>, config: &Config, clock: Arc<dyn Clock>) -> Resu
         granted: Vec::new(),
         recent: Recent::default(),
         actors: Actors::default(),
+        pending: Pending::default(),
         room_bytes: None,
     };
 

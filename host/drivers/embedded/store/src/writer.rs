@@ -16,7 +16,7 @@ use crate::broker::lease::{self, Granted, Returns, Waiter};
 use crate::broker::lines::Lines;
 use crate::broker::recent::Recent;
 use crate::row::int;
-use crate::state::ledger::{self, Actors};
+use crate::state::ledger::{self, Actors, Pending};
 use crate::trouble::{Refusal, Trouble, closed};
 use rusqlite::Connection;
 use sandpost_message::TimestampMs;
@@ -103,6 +103,8 @@ pub(crate) struct Work {
     pub(crate) recent: Recent,
     /// Who is at work, as the ledger's rows name it.
     pub(crate) actors: Actors,
+    /// What this transaction has recorded in the ledger.
+    pub(crate) pending: Pending,
     /// How many bytes this transaction may still accept, once it was asked.
     pub(crate) room_bytes: Option<u64>,
 }
@@ -279,7 +281,8 @@ impl Writer {
             if let Some(was_ms) = clock_was_ms {
                 keep_due(work, was_ms)?;
             }
-            what(work)
+            what(work)?;
+            ledger::write(work)
         });
         let done = done.map_err(Trouble::before_commit).and_then(|()| {
             let commit = work.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
@@ -296,6 +299,7 @@ impl Writer {
             }
             work.ids.rolled_back();
             work.actors.rolled_back();
+            work.pending.rolled_back();
             work.recent.clear();
             work.lines.rolled_back();
             for granted in work.granted.drain(..).rev() {

@@ -1,7 +1,12 @@
-//! The ledger: rows in the order in which they were recorded, found by their message.
+//! The ledger: what one transaction recorded of one message is one row, found by the message.
 //!
 //! Most of what a message costs the disk is here, so a row is small: ids and traces are bytes where they are
-//! hexadecimal, and who was at work is a number ([`Actors`]).
+//! hexadecimal, and who was at work is a number ([`Actors`]). A message that goes straight through has two rows and not one
+//! for each step, because its beginning and its end are mostly recorded in one transaction.
+//!
+//! Invariants
+//! - Steps wait in [`Pending`] until their transaction is about to be committed, and go with it where it fails.
+//! - Every row is in one batch, which knows the earliest time in it: what is old is found without an index over all rows.
 
 use crate::row::{int, length, maybe_name, time, unreadable};
 use crate::store::Store;
@@ -12,12 +17,11 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use sandpost_message::{Digest, MessageId, PluginName, SubscriptionName, TimestampMs};
 use sandpost_ports::PortError;
 use sandpost_ports::state::{Ledger, LedgerEntry, Step};
-use serde::Deserialize;
-use serde::de::value::{Error as WordError, StrDeserializer};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// About how many bytes a row takes, its places in the indexes included and its detail left out.
-const ROW_BYTES: u64 = 160;
+/// About how many bytes a step takes at most, its share of row and index included and its detail left out.
+const STEP_BYTES: u64 = 160;
 /// Rows that give way at once: about 650 KB, so that a store at its bound does not look for room with every message.
 const GIVE_WAY_ROWS: usize = 4096;
 /// Actors in memory: every deployment of every subscription makes one. Past it they are looked up afresh.
@@ -34,10 +38,10 @@ impl Ledger for Store {
         }
         self.write(move |work| {
             // The ledger may miss a step; a settlement may not lack the room that the step took.
-            if !work.take_room(ROW_BYTES * u64::try_from(entries.len()).unwrap_or(u64::MAX))? {
+            if !work.take_room(STEP_BYTES * u64::try_from(entries.len()).unwrap_or(u64::MAX))? {
                 return Err(full().into());
             }
-            entries.iter().try_for_each(|entry| Ok(insert(work, entry)?))
+            entries.iter().try_for_each(|entry| Ok(note(work, entry)?))
         })
         .await
     }
@@ -45,30 +49,147 @@ impl Ledger for Store {
     async fn history(&self, message: &MessageId) -> Result<Vec<LedgerEntry>, PortError> {
         let message = message.clone();
         self.read(move |conn| {
-            conn.prepare_cached(
-                "SELECT at_ms, step, subscription, attempt, plugin, version, digest, trace_id, detail
-                 FROM ledger CROSS JOIN ledger_actors ON id = actor WHERE message_id IN (?1, ?2) ORDER BY n",
-            )?
-            // Those of older programs have the id as it is written.
-            .query_map(params![Packed::uuid(message.as_str()), message.as_str()], |row| entry(row, &message))?
-            .collect()
+            let mut actors = conn.prepare_cached("SELECT subscription, plugin, version, digest FROM ledger_actors WHERE id = ?1")?;
+            let mut rows =
+                conn.prepare_cached("SELECT trace_id, steps FROM ledger WHERE message_id IN (?1, ?2) ORDER BY n")?;
+            // An id that is no UUID is kept as it is written.
+            let mut rows = rows.query(params![Packed::uuid(message.as_str()), message.as_str()])?;
+            let mut entries = Vec::new();
+            while let Some(row) = rows.next()? {
+                let trace_id = digits(row, 0)?;
+                for Noted(step, at_ms, actor, attempt, detail) in steps(row, 1)? {
+                    let entry = actors.query_row([actor], |row| {
+                        Ok(LedgerEntry {
+                            message_id: message.clone(),
+                            at_ms,
+                            step,
+                            subscription: maybe_name(row, 0)?,
+                            attempt,
+                            plugin: maybe_name(row, 1)?,
+                            version: row.get(2)?,
+                            digest: maybe_name(row, 3)?,
+                            trace_id: trace_id.clone(),
+                            detail: detail.map(Cow::into_owned),
+                        })
+                    })?;
+                    entries.push(entry);
+                }
+            }
+            Ok(entries)
         })
         .await
     }
 
     async fn forget_before(&self, before_ms: TimestampMs, max: usize) -> Result<u64, PortError> {
-        self.write(move |work| {
-            let forgotten = work
-                .conn
-                .prepare_cached(
-                    "DELETE FROM ledger WHERE n IN
-                     (SELECT n FROM ledger INDEXED BY ledger_age WHERE at_ms < ?1 ORDER BY at_ms LIMIT ?2)",
-                )?
-                .execute([int(before_ms), length(max)])?;
-            Ok(u64::try_from(forgotten).unwrap_or(u64::MAX))
-        })
-        .await
+        self.write(move |work| Ok(forget(&work.conn, before_ms, max)?)).await
     }
+}
+
+/// A step in a row, as it is written: an array of JSON, so that a person with `sqlite3` can read it.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Noted<'a>(Step, TimestampMs, i64, Option<u32>, #[serde(borrow)] Option<Cow<'a, str>>);
+
+/// What the transaction under way has recorded, one row each, in the order in which the rows were begun.
+#[derive(Default)]
+pub(crate) struct Pending {
+    rows: Vec<PendingRow>,
+    /// By message, the last row of it.
+    last: HashMap<MessageId, usize>,
+    from_ms: Option<TimestampMs>,
+}
+
+struct PendingRow {
+    message_id: MessageId,
+    trace_id: String,
+    /// The inside of the array.
+    steps: String,
+}
+
+impl Pending {
+    pub(crate) fn rolled_back(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Writes what the transaction has recorded. Called once, at its end.
+pub(crate) fn write(work: &mut Work) -> rusqlite::Result<()> {
+    let Pending { rows, from_ms, last: _ } = std::mem::take(&mut work.pending);
+    let Some(from_ms) = from_ms else { return Ok(()) };
+    let mut insert =
+        work.conn.prepare_cached("INSERT INTO ledger (n, message_id, trace_id, steps) VALUES (?1, ?2, ?3, ?4)")?;
+    let mut numbers: Option<(i64, i64)> = None;
+    for PendingRow { message_id, trace_id, steps } in rows {
+        let n = work.ids.next(&work.conn)?;
+        let steps = format!("[{steps}]");
+        insert.execute(params![n, Packed::uuid(message_id.as_str()), Packed::digits(&trace_id), steps])?;
+        numbers = Some((numbers.map_or(n, |(first, _)| first), n));
+    }
+    if let Some((first, last)) = numbers {
+        work.conn
+            .prepare_cached("INSERT INTO ledger_batches (first, last, from_ms) VALUES (?1, ?2, ?3)")?
+            .execute([first, last, int(from_ms)])?;
+    }
+    Ok(())
+}
+
+/// Takes steps of before a time out, `max` at most, the batches with the oldest first; says how many.
+fn forget(conn: &Connection, before_ms: TimestampMs, max: usize) -> rusqlite::Result<u64> {
+    let mut oldest = conn.prepare_cached(
+        "SELECT first, last FROM ledger_batches INDEXED BY ledger_batches_age WHERE from_ms < ?1 ORDER BY from_ms LIMIT 1",
+    )?;
+    let mut select = conn.prepare_cached("SELECT n, steps FROM ledger WHERE n BETWEEN ?1 AND ?2 ORDER BY n")?;
+    let mut update = conn.prepare_cached("UPDATE ledger SET steps = ?2 WHERE n = ?1")?;
+    let mut forgotten = 0;
+    while let Some((first, last)) =
+        oldest.query_row([int(before_ms)], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).optional()?
+    {
+        let (mut gone, mut changed, mut from_ms) = (Vec::new(), Vec::new(), None::<TimestampMs>);
+        let mut rows = select.query([first, last])?;
+        while let Some(row) = rows.next()?
+            && forgotten < max
+        {
+            let n: i64 = row.get(0)?;
+            let mut steps = steps(row, 1)?;
+            let had = steps.len();
+            steps.retain(|Noted(_, at_ms, ..)| {
+                let keep = *at_ms >= before_ms || forgotten >= max;
+                forgotten += usize::from(!keep);
+                keep
+            });
+            from_ms = steps.iter().map(|Noted(_, at_ms, ..)| *at_ms).chain(from_ms).min();
+            if steps.is_empty() {
+                gone.push(n);
+            } else if steps.len() < had {
+                changed.push((n, json(&steps)?));
+            }
+        }
+        drop(rows);
+        for (n, steps) in changed {
+            update.execute(params![n, steps])?;
+        }
+        for n in gone {
+            conn.prepare_cached("DELETE FROM ledger WHERE n = ?1")?.execute([n])?;
+        }
+        if forgotten >= max {
+            // The rest of this batch is for the next call.
+            break;
+        }
+        match from_ms {
+            Some(from_ms) => conn
+                .prepare_cached("UPDATE ledger_batches SET from_ms = ?2 WHERE first = ?1")?
+                .execute([first, int(from_ms)])?,
+            None => conn.prepare_cached("DELETE FROM ledger_batches WHERE first = ?1")?.execute([first])?,
+        };
+    }
+    Ok(u64::try_from(forgotten).unwrap_or(u64::MAX))
+}
+
+fn steps<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Vec<Noted<'a>>> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
+}
+
+fn json(steps: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(steps).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
 /// Who was at work in a step, each of them a number in the rows. Forgets all of them where a transaction fails, because
@@ -190,53 +311,36 @@ fn digits(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
 
 /// Deletes the oldest rows, to make room; false where there are none left.
 pub(crate) fn give_way(conn: &Connection) -> rusqlite::Result<bool> {
-    let gone = conn
-        .prepare_cached("DELETE FROM ledger WHERE n IN (SELECT n FROM ledger ORDER BY n LIMIT ?1)")?
-        .execute([length(GIVE_WAY_ROWS)])?;
-    Ok(gone > 0)
+    let until: Option<i64> = conn
+        .prepare_cached("SELECT max(n) FROM (SELECT n FROM ledger ORDER BY n LIMIT ?1)")?
+        .query_row([length(GIVE_WAY_ROWS)], |row| row.get(0))?;
+    let Some(until) = until else { return Ok(false) };
+    conn.prepare_cached("DELETE FROM ledger WHERE n <= ?1")?.execute([until])?;
+    conn.prepare_cached("DELETE FROM ledger_batches WHERE last <= ?1")?.execute([until])?;
+    Ok(true)
 }
 
 /// Adds an entry where there is room for it: the ledger may miss a step.
 pub(crate) fn add(work: &mut Work, entry: &LedgerEntry) -> rusqlite::Result<()> {
-    if work.take_room(ROW_BYTES)? { insert(work, entry) } else { Ok(()) }
+    if work.take_room(STEP_BYTES)? { note(work, entry) } else { Ok(()) }
 }
 
-fn insert(work: &mut Work, entry: &LedgerEntry) -> rusqlite::Result<()> {
-    let n = work.ids.next(&work.conn)?;
+/// Puts a step to what the transaction writes at its end.
+fn note(work: &mut Work, entry: &LedgerEntry) -> rusqlite::Result<()> {
     let actor = work.actors.number(&work.conn, entry)?;
-    work.conn
-        .prepare_cached(
-            "INSERT INTO ledger (n, message_id, at_ms, step, actor, attempt, trace_id, detail)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute(params![
-            n,
-            Packed::uuid(entry.message_id.as_str()),
-            int(entry.at_ms),
-            entry.step.word(),
-            actor,
-            entry.attempt,
-            Packed::digits(&entry.trace_id),
-            entry.detail,
-        ])?;
+    let step = json(&Noted(entry.step, entry.at_ms, actor, entry.attempt, entry.detail.as_deref().map(Cow::Borrowed)))?;
+    let Pending { rows, last, from_ms } = &mut work.pending;
+    *from_ms = Some(from_ms.map_or(entry.at_ms, |from_ms| from_ms.min(entry.at_ms)));
+    if let Some(row) = last.get(&entry.message_id).and_then(|place| rows.get_mut(*place))
+        && row.trace_id == entry.trace_id
+    {
+        row.steps.push(',');
+        row.steps.push_str(&step);
+        return Ok(());
+    }
+    last.insert(entry.message_id.clone(), rows.len());
+    rows.push(PendingRow { message_id: entry.message_id.clone(), trace_id: entry.trace_id.clone(), steps: step });
     Ok(())
-}
-
-fn entry(row: &Row<'_>, message_id: &MessageId) -> rusqlite::Result<LedgerEntry> {
-    let step = row.get_ref(1)?.as_str()?;
-    let step = Step::deserialize(StrDeserializer::<WordError>::new(step)).map_err(|error| unreadable(1, error))?;
-    Ok(LedgerEntry {
-        message_id: message_id.clone(),
-        at_ms: time(row.get(0)?),
-        step,
-        subscription: maybe_name(row, 2)?,
-        attempt: row.get(3)?,
-        plugin: maybe_name(row, 4)?,
-        version: row.get(5)?,
-        digest: maybe_name(row, 6)?,
-        trace_id: digits(row, 7)?,
-        detail: row.get(8)?,
-    })
 }
 
 #[cfg(test)]
@@ -282,6 +386,7 @@ mod tests {
         let store = open(Some(&path), &Config::default(), std::sync::Arc::new(ManualClock::at(1_000))).unwrap();
         let mut steps = store.history(&id).await.unwrap();
         assert_eq!(steps.iter().map(|step| step.step).collect::<Vec<_>>(), [Step::Accepted, Step::Started]);
+        assert_eq!(steps[1].at_ms, 5);
         assert_eq!((steps[0].plugin.is_none(), steps[1].trace_id.as_str()), (true, "trace"));
         let mut further = steps.remove(1);
         assert_eq!(further.plugin.as_ref().map(sandpost_message::PluginName::as_str), Some("orders"));
