@@ -23,7 +23,12 @@ pub(crate) fn is_safe(raw: &str, image: bool) -> bool {
 /// Lower case, entities decoded, without white space, control and invisible characters: browsers skip some of them,
 /// and a scheme has none.
 pub(crate) fn normalise(raw: &str) -> String {
-    decode_entities(raw)
+    let decoded = decode_entities(raw);
+    if decoded.is_ascii() {
+        let shown = decoded.bytes().filter(|byte| byte.is_ascii_graphic());
+        return shown.map(|byte| char::from(byte.to_ascii_lowercase())).collect();
+    }
+    decoded
         .chars()
         .filter(|c| {
             !c.is_whitespace()
