@@ -55,6 +55,7 @@ fn dependencies(root: &Path, broken: &mut Vec<String>) {
         ("host/drivers/redis", &["message", "ports"]),
         ("host/drivers/ses", &["message", "ports"]),
         ("host/drivers/smtp", &["message", "ports"]),
+        ("host/drivers/sql", &["message", "ports"]),
         ("host/drivers/state", &["message", "ports"]),
     ];
     for (folder, allowed) in rules {
