@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - A message whose dead letter is kept is not tried again: it is settled.
-//! - A delivery past the budget is not tried: the attempts before it took their hosts down.
+//! - A delivery past the budget is not tried: the attempts before it took their hosts down, or what the last one came to
+//!   could not be kept.
 //! - An attempt ends: by itself, by the backstop after the handler's deadline, or by the cut of a stop. What was cut is
 //!   handed back uncounted, because the host ended it and not the plugin.
 //! - A panic of the host's own code inside a handler is that attempt's fault `host`, not the end of the task.
@@ -65,7 +66,10 @@ async fn attempt<'a>(bound: &'a Bound, queue: &dyn Subscription, leased: &mut Le
         }
     }
     if leased.attempt > policy.attempts_max {
-        let reason = format!("{} attempts began, and none ended: the host went down in each", leased.attempt - 1);
+        let reason = format!(
+            "{} attempts began, and no end of the last was kept: the host went down in it, or its dead letter could not be kept",
+            leased.attempt - 1
+        );
         return decided(Decision::DeadLetter { cause: Cause::AttemptsExhausted, reason });
     }
     let handler = match bound.route.look(shared.now_ms()) {

@@ -97,30 +97,26 @@ pub(crate) async fn settle(
 
 /// What to tell; keeps the dead letter where it is one.
 async fn plan(bound: &Bound, leased: &Leased, by: Option<&Identity>, ending: Ending) -> Plan {
-    let (subscription, message_id) = (&bound.name, &leased.message.id);
     let now_ms = bound.shared.now_ms();
     match ending {
         Ending::Decided(Decision::Ack) => {
             Plan { outcome: DeliveryOutcome::Ack, step: Step::Acknowledged, detail: None, settlement: Settlement::Done }
         }
-        Ending::Decided(Decision::RetryAt { at_ms, reason }) => {
-            let wait_ms = at_ms.saturating_sub(now_ms);
-            RetryPlanned { subscription, message_id, attempt: leased.attempt, wait_ms, reason: &reason }.emit();
-            Plan {
-                outcome: DeliveryOutcome::Retry,
-                step: Step::RetryPlanned,
-                detail: Some(format!("in {wait_ms} ms: {reason}")),
-                settlement: Settlement::RetryAt(at_ms),
-            }
-        }
+        Ending::Decided(Decision::RetryAt { at_ms, reason }) => retry(bound, leased, at_ms, &reason, now_ms),
         Ending::Decided(Decision::HandBack { at_ms, reason }) => hand_back(bound, leased, at_ms, reason),
         Ending::Decided(Decision::DeadLetter { cause, reason }) => {
             match keep_dead_letter(bound, leased, by, cause, &reason, now_ms).await {
                 Ok(()) => dead_lettered(format!("{}: {reason}", cause.word())),
                 Err(_reported) => {
-                    // Uncounted, so that the cause of then is found again, and not that the budget ran out.
+                    // It may be kept nevertheless: an error can be a lost answer. A counted delivery looks for it first, and is
+                    // not handled beside it; one that was counted before need not be counted again.
                     let at_ms = bound.shared.now_ms().saturating_add(bound.config.retry.backoff_max_ms);
-                    hand_back(bound, leased, at_ms, format!("its dead letter could not be kept: {reason}"))
+                    let reason = format!("its dead letter could not be kept: {reason}");
+                    if by.is_some() || leased.attempt == 1 {
+                        retry(bound, leased, at_ms, &reason, now_ms)
+                    } else {
+                        hand_back(bound, leased, at_ms, reason)
+                    }
                 }
             }
         }
@@ -134,6 +130,18 @@ fn dead_lettered(detail: String) -> Plan {
         step: Step::DeadLettered,
         detail: Some(detail),
         settlement: Settlement::Done,
+    }
+}
+
+fn retry(bound: &Bound, leased: &Leased, at_ms: TimestampMs, reason: &str, now_ms: TimestampMs) -> Plan {
+    let (subscription, message_id) = (&bound.name, &leased.message.id);
+    let wait_ms = at_ms.saturating_sub(now_ms);
+    RetryPlanned { subscription, message_id, attempt: leased.attempt, wait_ms, reason }.emit();
+    Plan {
+        outcome: DeliveryOutcome::Retry,
+        step: Step::RetryPlanned,
+        detail: Some(format!("in {wait_ms} ms: {reason}")),
+        settlement: Settlement::RetryAt(at_ms),
     }
 }
 

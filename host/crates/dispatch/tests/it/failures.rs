@@ -80,7 +80,7 @@ async fn the_broker_forgets_nothing_whose_dead_letter_could_not_be_kept() {
     assert!(world.letters().is_empty());
     let told = world.broker.told.lock().unwrap().clone();
     assert!(
-        matches!(told[..], [ref only] if matches!(only.settlement, Settlement::HandBack(at) if at > START_MS)),
+        matches!(told[..], [ref only] if matches!(only.settlement, Settlement::RetryAt(at) if at > START_MS)),
         "{told:?}"
     );
     world.state.failing_letters.next(0);
@@ -88,8 +88,28 @@ async fn the_broker_forgets_nothing_whose_dead_letter_could_not_be_kept() {
     world.until_empty().await;
     let letter = world.letters().remove(0);
     // The cause of then, not that tries were used up.
-    assert_eq!((letter.cause.as_str(), letter.attempts), ("rejected", 1));
+    assert_eq!((letter.cause.as_str(), letter.attempts), ("rejected", 2));
     assert_eq!(seen.lock().unwrap().len(), 2);
+    stop(running).await;
+}
+
+/// Found by seed 90569 of the simulation.
+#[tokio::test]
+async fn a_message_whose_dead_letter_was_kept_though_the_answer_was_lost_is_not_handled_again() {
+    let world = World::new();
+    let seen = world.answer("orders", |_| reject());
+    let running = world.start(one("orders", orders())).await;
+    world.state.letters_without_answer.next(ALWAYS);
+    let message = world.publish("orders").await;
+    for _ in 0..31 {
+        world.pass(1_000).await;
+    }
+    assert_eq!((world.letters().len(), world.broker.left()), (1, 1));
+    world.state.letters_without_answer.next(0);
+    world.pass(600_000).await;
+    world.until_empty().await;
+    assert_eq!((seen.lock().unwrap().len(), world.letters().len()), (1, 1));
+    assert_eq!(world.steps(&message), [Step::Started, Step::RetryPlanned, Step::DeadLettered]);
     stop(running).await;
 }
 

@@ -280,6 +280,8 @@ pub(crate) struct MemoryState {
     pub(crate) forgotten: Mutex<Vec<(&'static str, TimestampMs)>>,
     pub(crate) failing_records: Failing,
     pub(crate) failing_letters: Failing,
+    /// These are kept, and the answer is lost.
+    pub(crate) letters_without_answer: Failing,
     pub(crate) failing_looks: Failing,
 }
 
@@ -325,7 +327,7 @@ impl DeadLetters for MemoryState {
         if !letters.iter().any(|l| l.message.id == letter.message.id && l.subscription == letter.subscription) {
             letters.push(letter);
         }
-        Ok(())
+        self.letters_without_answer.check()
     }
 
     async fn held_dead_letter(
