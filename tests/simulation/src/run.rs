@@ -20,6 +20,9 @@ const DRAIN_MS_MAX: u64 = 12 * 3_600_000;
 /// How often the run looks whether it is over.
 const LOOK_MS: u64 = 1_000;
 
+/// The longest that a publish takes to the broker: as long as a slow call, several times over.
+const ON_ITS_WAY_MS: u64 = 60_000;
+
 /// How long a clean stop lets attempts go on.
 const GRACE_MS: u64 = 5_000;
 
@@ -135,10 +138,12 @@ impl Hosts {
 
         let quiet_at_ms = if options.only_crash_at.is_some() { 130_000 } else { plan.quiet_ms.max(130_000) };
         let mut quiet = false;
+        let mut sent_at_ms = 0;
         loop {
             let at_ms = sim.at_ms();
             while let Some(place) = to_send.pop_if(|place| plan.messages[*place].at_ms <= at_ms) {
                 self.send(place);
+                sent_at_ms = at_ms;
             }
             if stops_ms.pop_if(|stop_ms| *stop_ms <= at_ms).is_some() {
                 self.stop_one().await;
@@ -154,7 +159,9 @@ impl Hosts {
                 sim.calm();
             }
             let undisturbed = options.only_crash_at.is_some() && to_send.is_empty() && at_ms > 130_000;
-            if (quiet || undisturbed) && world.broker.left() == 0 {
+            // What was sent a moment ago may be on its way to the broker still.
+            let all_sent = to_send.is_empty() && at_ms >= sent_at_ms + ON_ITS_WAY_MS;
+            if (quiet || undisturbed) && all_sent && world.broker.left() == 0 {
                 break;
             }
             if sim.at_ms() > quiet_at_ms + DRAIN_MS_MAX {
