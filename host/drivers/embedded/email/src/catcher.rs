@@ -30,6 +30,10 @@ const LIST_MAX: usize = 500;
 /// Mails of one transaction. More wait for the next, so that no mail waits behind the disk for long.
 const TOGETHER_MAX: usize = 64;
 
+/// Pages in the log before it is written back. More than `SQLite`'s 1000: a checkpoint syncs twice, and a mail with what it
+/// replaces is a dozen pages.
+const CHECKPOINT_PAGES: i64 = 4_000;
+
 const SECOND_MS: u64 = 1_000;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -42,8 +46,7 @@ pub struct Catcher {
 struct Inner {
     /// One at a time; held only on blocking threads.
     desk: Mutex<Desk>,
-    /// Mails that nobody has begun to write.
-    waiting: Mutex<VecDeque<Waiting>>,
+    queue: Mutex<Queue>,
     clock: Arc<dyn Clock>,
     config: Config,
 }
@@ -53,6 +56,15 @@ struct Desk {
     /// At least the bytes of the mails that are kept. Counted up with each, and afresh only where it is over the bound: to add
     /// them all up for every mail would cost more than the mail.
     kept_max_bytes: u64,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Mails that nobody has begun to write.
+    waiting: VecDeque<Waiting>,
+    /// Whether a thread writes them, and will look here again before it ends. One does it for all: a thread for each mail
+    /// would mostly wait for the others.
+    at_work: bool,
 }
 
 /// A mail with who waits for it.
@@ -80,6 +92,7 @@ pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Catcher, OpenError>
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     // Mails hold personal data: what made room is overwritten, not left in free pages.
     connection.pragma_update(None, "secure_delete", "ON")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -93,8 +106,7 @@ pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Catcher, OpenError>
     }
     transaction.commit()?;
     let desk = Desk { kept_max_bytes: kept_bytes(&connection)?, connection };
-    let waiting = Mutex::default();
-    Ok(Catcher { inner: Arc::new(Inner { desk: Mutex::new(desk), waiting, clock, config }) })
+    Ok(Catcher { inner: Arc::new(Inner { desk: Mutex::new(desk), queue: Mutex::default(), clock, config }) })
 }
 
 fn kept_bytes(connection: &Connection) -> rusqlite::Result<u64> {
@@ -109,9 +121,16 @@ impl EmailSender for Catcher {
         let (reply, answer) = oneshot::channel();
         // Cheap next to the disk: a mail's large parts are shared or small.
         let one = Waiting { mail: mail.clone(), reply };
-        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(one);
-        // Whoever comes to the desk first writes what all of them brought.
-        self.at_the_desk(Inner::write_waiting).await?;
+        let begin = {
+            let mut queue = self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.waiting.push_back(one);
+            !std::mem::replace(&mut queue.at_work, true)
+        };
+        if begin {
+            let inner = Arc::clone(&self.inner);
+            // Nobody waits for the thread: it answers each mail.
+            drop(tokio::task::spawn_blocking(move || inner.write_all()));
+        }
         let lost = |error| PortError::new(ErrorKind::UnknownOutcome, "the mail catcher was interrupted").because(error);
         answer.await.map_err(lost)?
     }
@@ -200,18 +219,10 @@ impl Catcher {
         T: Send + 'static,
         E: From<Trouble> + Send + 'static,
     {
-        self.at_the_desk(move |inner, desk| work(inner, &mut desk.connection).map_err(E::from)).await
-    }
-
-    async fn at_the_desk<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Inner, &mut Desk) -> T + Send + 'static,
-    ) -> Result<T, PortError> {
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || {
-            // A panic while it was held left a transaction that SQLite rolled back; the connection is whole.
             let mut desk = inner.desk.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&inner, &mut desk)
+            work(&inner, &mut desk.connection).map_err(E::from)
         })
         .await
         .map_err(|error| PortError::new(ErrorKind::UnknownOutcome, "the mail catcher was interrupted").because(error))
@@ -219,13 +230,28 @@ impl Catcher {
 }
 
 impl Inner {
-    /// Writes what waits, and answers. What somebody else has taken meanwhile is not here any more.
-    fn write_waiting(&self, desk: &mut Desk) {
-        let batch: Vec<Waiting> = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = waiting.len().min(TOGETHER_MAX);
-            waiting.drain(..count).collect()
-        };
+    /// Writes until nothing waits.
+    fn write_all(&self) {
+        let at_work = AtWork(self);
+        while let Some(batch) = self.next_batch() {
+            // A panic while it was held left a transaction that SQLite rolled back; the connection is whole.
+            let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+            self.write_batch(&mut desk, batch);
+        }
+        // Another may be at work by now.
+        std::mem::forget(at_work);
+    }
+
+    /// None where nothing waits; then nobody is at work any more.
+    fn next_batch(&self) -> Option<Vec<Waiting>> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = queue.waiting.len().min(TOGETHER_MAX);
+        queue.at_work = count > 0;
+        queue.at_work.then(|| queue.waiting.drain(..count).collect())
+    }
+
+    /// Writes them, and answers.
+    fn write_batch(&self, desk: &mut Desk, batch: Vec<Waiting>) {
         let mails: Vec<&Mail> = batch.iter().map(|one| &one.mail).collect();
         let outcomes = match self.write(desk, &mails) {
             Ok(outcomes) => outcomes,
@@ -321,6 +347,15 @@ impl Inner {
             .execute([newest, signed(self.config.mails_max_bytes)])?;
         *kept_max_bytes = kept_bytes(transaction)?;
         Ok(())
+    }
+}
+
+/// Lets the next mail begin a thread where this one ended by a panic.
+struct AtWork<'a>(&'a Inner);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).at_work = false;
     }
 }
 
