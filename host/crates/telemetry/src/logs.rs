@@ -9,6 +9,7 @@
 use crate::redact;
 use crate::traces::{self, Export, Traces};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write as _;
 use time::OffsetDateTime;
@@ -87,25 +88,20 @@ enum Style {
     Text { colours: bool },
 }
 
-/// The fields of a span, kept beside it for the events inside.
-struct SpanFields(Map<String, Value>);
-
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_new_span(&self, attributes: &tracing::span::Attributes<'_>, id: &tracing::Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(SpanFields(fields.0));
+            span.extensions_mut().insert(fields);
         }
     }
 
     fn on_record(&self, id: &tracing::Id, values: &tracing::span::Record<'_>, context: Context<'_, S>) {
         if let Some(span) = context.span(id)
-            && let Some(kept) = span.extensions_mut().get_mut::<SpanFields>()
+            && let Some(kept) = span.extensions_mut().get_mut::<Fields>()
         {
-            let mut fields = Fields::default();
-            values.record(&mut fields);
-            kept.0.extend(fields.0);
+            values.record(kept);
         }
     }
 
@@ -113,14 +109,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         let mut metadata = Map::new();
         if let Some(scope) = context.event_scope(event) {
             for span in scope.from_root() {
-                if let Some(SpanFields(fields)) = span.extensions().get::<SpanFields>() {
-                    metadata.extend(fields.clone());
+                if let Some(Fields(fields)) = span.extensions().get::<Fields>() {
+                    metadata.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
                 }
             }
         }
         let mut fields = Fields::default();
         event.record(&mut fields);
-        metadata.extend(fields.0);
+        metadata.extend(fields.0.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let (level, target) = (*event.metadata().level(), event.metadata().target());
         let line = match &self.0 {
             Style::Json { service } => json_line(service, level, target, metadata),
@@ -224,24 +220,39 @@ fn spread(metadata: &mut Map<String, Value>) {
     }
 }
 
+/// The fields of an event, or of a span, beside which they are kept for the events inside. A list, because every message
+/// has spans and most have no line.
 #[derive(Default)]
-struct Fields(Map<String, Value>);
+struct Fields(Vec<(&'static str, Value)>);
 
 impl Fields {
     fn put(&mut self, field: &Field, value: impl FnOnce() -> Value) {
-        if !field.name().starts_with(TRACES_ALONE) {
-            self.0.insert(field.name().to_owned(), value());
+        let name = field.name();
+        if name.starts_with(TRACES_ALONE) {
+            return;
+        }
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, earlier)) => *earlier = value(),
+            None => self.0.push((name, value())),
         }
     }
 }
 
+fn redacted(text: String) -> Value {
+    let changed = match redact(&text) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(changed) => Some(changed),
+    };
+    Value::String(changed.unwrap_or(text))
+}
+
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, || Value::String(redact(&format!("{value:?}")).into_owned()));
+        self.put(field, || redacted(format!("{value:?}")));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, || Value::String(redact(value).into_owned()));
+        self.put(field, || redacted(value.to_owned()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
