@@ -7,9 +7,12 @@
 //! - Every connection to a real service has its guard (`sandpost_guard`), but for the shared state, without which nothing can
 //!   go on anyway; an embedded one has none.
 //!
-//! What `sandpost doctor` asks the services is in `probe`.
+//! What `sandpost doctor` asks the services is in `probe`, mail that Redis paces in `pace`.
 
+#[cfg(all(feature = "redis", feature = "ses"))]
+mod pace;
 mod probe;
+mod redis;
 
 use crate::config::services::{
     BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver, SqlDriver, StateDriver, Word as _,
@@ -17,7 +20,7 @@ use crate::config::services::{
 use crate::config::{self, Config};
 use crate::exit::{Exit, Expected, chain};
 use sandpost_embedded_store::Store;
-use sandpost_guard::{Connection, GuardedBroker, GuardedCache, GuardedDocuments, GuardedEmail};
+use sandpost_guard::{Connection, GuardedBroker, GuardedDocuments, GuardedEmail};
 use sandpost_ingress::{Check, CheckRole};
 use sandpost_message::ConnectionLabel;
 use sandpost_ports::broker::{Broker, RecordedBroker};
@@ -135,9 +138,14 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
     opening.add("broker", CheckRole::PubSub, driver.word(), broker.clone());
 
     let driver = config.cache.driver;
+    let mut pace = None;
     let cache: Arc<dyn Cache> = match driver {
         CacheDriver::Embedded => Arc::new(sandpost_embedded_cache::open(&config.cache.embedded)),
-        CacheDriver::Redis => Arc::new(GuardedCache::new(redis(config)?, opening.guard("cache", driver.word()))),
+        CacheDriver::Redis => {
+            let opened = redis::open(config, &opening)?;
+            pace = opened.pace;
+            opened.cache
+        }
     };
     opening.add("cache", CheckRole::Cache, driver.word(), cache.clone());
 
@@ -155,7 +163,7 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
         }
         EmailDriver::Null => Arc::new(sandpost_mail::Discard),
         EmailDriver::Ses | EmailDriver::Smtp => {
-            let provider = provider(config).await?;
+            let provider = provider(config, pace).await?;
             Arc::new(GuardedEmail::new(provider, opening.guard("email", driver.word())))
         }
     };
@@ -251,16 +259,6 @@ fn absent<T>(word: &str) -> Result<T, Expected> {
     Err(Expected::new(Exit::Bug, format!("the driver `{word}` is in the build and has no arm in the table of drivers")))
 }
 
-#[cfg(feature = "redis")]
-fn redis(config: &Config) -> Result<Arc<dyn Cache>, Expected> {
-    Ok(sandpost_redis::open(&config.cache.redis).map_err(|error| wrong("cache.redis", &error))?)
-}
-
-#[cfg(not(feature = "redis"))]
-fn redis(_: &Config) -> Result<Arc<dyn Cache>, Expected> {
-    absent("redis")
-}
-
 #[cfg(feature = "pubsub")]
 fn pubsub(config: &Config, clock: Arc<dyn Clock>, closing: &mut Vec<Closing>) -> Result<Arc<dyn Broker>, Expected> {
     let opened =
@@ -297,21 +295,33 @@ fn shared_state(_: &Config, _: &mut Vec<Closing>) -> Result<OpenedState, Expecte
     absent("shared")
 }
 
+/// The bucket is the one that several hosts share.
+#[cfg(all(feature = "redis", feature = "ses"))]
+fn shared_pace(pace: Option<redis::SharedPace>) -> Option<Arc<dyn sandpost_ses::Pace>> {
+    pace
+}
+
+#[cfg(all(not(feature = "redis"), feature = "ses"))]
+fn shared_pace(_: Option<redis::SharedPace>) -> Option<Arc<dyn sandpost_ses::Pace>> {
+    None
+}
+
 #[cfg(feature = "ses")]
-async fn ses(config: &Config) -> Result<Arc<sandpost_ses::Ses>, Expected> {
+async fn ses(config: &Config, pace: Option<redis::SharedPace>) -> Result<Arc<sandpost_ses::Ses>, Expected> {
     let mut ses = config.email.ses.clone();
     if ses.from_address.is_none() {
         let from = config.email.from.as_deref().and_then(|from| sandpost_mail::parse_address(from).ok());
         ses.from_address = from.map(|from| from.address);
     }
-    sandpost_ses::open(ses, None).await.map_err(|error| wrong("email.ses", &error))
+    sandpost_ses::open(ses, shared_pace(pace)).await.map_err(|error| wrong("email.ses", &error))
 }
 
 #[cfg_attr(not(feature = "ses"), expect(clippy::unused_async, reason = "opening SES waits, for the profile's files"))]
-async fn provider(config: &Config) -> Result<Arc<dyn EmailSender>, Expected> {
+#[cfg_attr(not(feature = "ses"), expect(unused_variables, reason = "no other provider is paced here"))]
+async fn provider(config: &Config, pace: Option<redis::SharedPace>) -> Result<Arc<dyn EmailSender>, Expected> {
     match config.email.driver {
         #[cfg(feature = "ses")]
-        EmailDriver::Ses => Ok(ses(config).await?),
+        EmailDriver::Ses => Ok(ses(config, pace).await?),
         #[cfg(feature = "smtp")]
         EmailDriver::Smtp => {
             Ok(sandpost_smtp::open(config.email.smtp.clone()).map_err(|error| wrong("email.smtp", &error))?)

@@ -27,7 +27,7 @@ pub(crate) async fn probe(config: &Config) -> Vec<Finding> {
     let mut opened: Vec<(String, Opened)> = Vec::new();
     match config.cache.driver {
         CacheDriver::Embedded => {}
-        CacheDriver::Redis => opened.push(("cache".to_owned(), redis(config).map(|one| one as Arc<dyn Health>))),
+        CacheDriver::Redis => opened.push(("cache".to_owned(), redis::cache(config).map(|one| one as Arc<dyn Health>))),
     }
     for (label, one) in &config.documents {
         match one.driver {
@@ -114,7 +114,7 @@ async fn email(config: &Config) -> Vec<Finding> {
         EmailDriver::Null => vec![("email".to_owned(), Ok("every mail is thrown away".to_owned()))],
         EmailDriver::Ses => ses(config).await,
         EmailDriver::Smtp => {
-            let outcome = match super::provider(config).await {
+            let outcome = match super::provider(config, None).await {
                 Ok(relay) => reach(&*relay).await,
                 Err(error) => Err(error.message),
             };
@@ -132,7 +132,7 @@ async fn ses(_: &Config) -> Vec<Finding> {
 #[cfg(feature = "ses")]
 async fn ses(config: &Config) -> Vec<Finding> {
     use sandpost_ports::email::EmailSender as _;
-    let provider = match super::ses(config).await {
+    let provider = match super::ses(config, None).await {
         Ok(provider) => provider,
         Err(error) => return vec![("email".to_owned(), Err(error.message))],
     };

@@ -22,12 +22,12 @@ impl Connection {
     }
 
     /// One kind of operation, ready to be measured.
-    pub(crate) fn operation(&self, operation: &'static str) -> Operation {
+    pub fn operation(&self, operation: &'static str) -> Operation {
         Operation::new(&self.name, self.driver, operation)
     }
 
     /// Makes a call, unless the breaker is open.
-    pub(crate) async fn call<T, E: Answer>(
+    pub async fn call<T, E: Answer>(
         &self,
         operation: &Operation,
         work: impl Future<Output = Result<T, E>>,
@@ -97,8 +97,8 @@ fn refusal() -> PortError {
     )
 }
 
-/// An answer, as metrics and breaker see it.
-pub(crate) trait Answer: From<PortError> {
+/// Why a call failed, as metrics and breaker see it.
+pub trait Answer: From<PortError> {
     /// What it was, and whether it says that the service is not there.
     fn outcome(&self) -> (OperationOutcome, bool);
 }

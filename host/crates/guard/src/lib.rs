@@ -11,6 +11,8 @@
 //! - Waiting for messages is no operation: `next` is passed through, neither timed nor counted.
 //! - A measured call makes no labels and takes no lock but the breaker's, held for a comparison.
 //!
+//! What is no port (a bucket that paces mail) goes through [`Connection::call`] by itself.
+//!
 //! Embedded drivers have no guard: there is no connection to lose, and what plugins ask of them is measured as host calls.
 //!
 //! Not here: pools' use, which the host reads from [`Health::pool`](sandpost_ports::health::Health::pool) of every
@@ -30,7 +32,7 @@ mod sql;
 pub use breaker::{BreakerConfig, ConfigError};
 pub use broker::GuardedBroker;
 pub use cache::GuardedCache;
-pub use connection::Connection;
+pub use connection::{Answer, Connection};
 pub use documents::GuardedDocuments;
 pub use email::GuardedEmail;
 pub use sql::GuardedSql;

@@ -1,16 +1,18 @@
 //! The port on Redis's commands.
 
+use crate::bucket::Bucket;
 use crate::config::Config;
-use crate::errors::{Effect, failed};
-use crate::link::{Line, Link};
+use crate::errors::Effect;
+use crate::link::Link;
 use crate::prefix;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use redis::{RedisResult, Script};
+use redis::Script;
 use sandpost_ports::PortError;
 use sandpost_ports::cache::{Cache, Condition};
 use sandpost_ports::health::Health;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Adds, and sets the time to live where this made the key. As text, because a script's numbers are floats.
@@ -28,32 +30,19 @@ const NO_END: i64 = -1;
 
 /// The cache.
 pub struct RedisCache {
-    link: Link,
+    link: Arc<Link>,
     batch_max: usize,
     increment: Script,
 }
 
 impl RedisCache {
-    pub(crate) fn new(link: Link, config: &Config) -> Self {
+    pub(crate) fn new(link: Arc<Link>, config: &Config) -> Self {
         Self { link, batch_max: config.batch_max, increment: Script::new(INCREMENT) }
     }
 
-    /// Runs one call over the connection, and says what its failure means.
-    async fn call<T, F>(&self, effect: Effect, call: impl FnOnce(Line) -> F) -> Result<T, PortError>
-    where
-        F: Future<Output = RedisResult<T>>,
-    {
-        let answer = match self.link.line().await {
-            Ok(line) => call(line).await,
-            // Nothing was sent.
-            Err(error) => {
-                let answer = Err(error);
-                self.link.watch::<T>(&answer);
-                return answer.map_err(|error| failed(error, Effect::Reads));
-            }
-        };
-        self.link.watch(&answer);
-        answer.map_err(|error| failed(error, effect))
+    /// A bucket under this key, over the same connection.
+    pub fn bucket(&self, key: String) -> Bucket {
+        Bucket::new(self.link.clone(), key)
     }
 }
 
@@ -61,78 +50,83 @@ impl RedisCache {
 impl Cache for RedisCache {
     async fn get_many(&self, keys: &[String]) -> Result<Vec<Option<Bytes>>, PortError> {
         let batch_max = self.batch_max;
-        self.call(Effect::Reads, async |mut line| {
-            let mut values = Vec::with_capacity(keys.len());
-            for keys in keys.chunks(batch_max) {
-                let found: Vec<Option<Vec<u8>>> = redis::cmd("MGET").arg(keys).query_async(&mut line).await?;
-                values.extend(found.into_iter().map(|value| value.map(Bytes::from)));
-            }
-            Ok(values)
-        })
-        .await
+        self.link
+            .call(Effect::Reads, async |mut line| {
+                let mut values = Vec::with_capacity(keys.len());
+                for keys in keys.chunks(batch_max) {
+                    let found: Vec<Option<Vec<u8>>> = redis::cmd("MGET").arg(keys).query_async(&mut line).await?;
+                    values.extend(found.into_iter().map(|value| value.map(Bytes::from)));
+                }
+                Ok(values)
+            })
+            .await
     }
 
     async fn set(&self, key: &str, value: Bytes, ttl: Duration, condition: Condition) -> Result<bool, PortError> {
         let ttl_ms = lifetime_ms(ttl)?;
-        self.call(Effect::Writes, async |mut line| {
-            let mut set = set(key, &value, ttl_ms);
-            match condition {
-                Condition::Always => {}
-                Condition::IfAbsent => drop(set.arg("NX")),
-                Condition::IfPresent => drop(set.arg("XX")),
-            }
-            let written: Option<String> = set.query_async(&mut line).await?;
-            Ok(written.is_some())
-        })
-        .await
+        self.link
+            .call(Effect::Writes, async |mut line| {
+                let mut set = set(key, &value, ttl_ms);
+                match condition {
+                    Condition::Always => {}
+                    Condition::IfAbsent => drop(set.arg("NX")),
+                    Condition::IfPresent => drop(set.arg("XX")),
+                }
+                let written: Option<String> = set.query_async(&mut line).await?;
+                Ok(written.is_some())
+            })
+            .await
     }
 
     async fn set_many(&self, entries: Vec<(String, Bytes)>, ttl: Duration) -> Result<(), PortError> {
         let ttl_ms = lifetime_ms(ttl)?;
         let batch_max = self.batch_max;
-        self.call(Effect::Writes, async |mut line| {
-            if line.is_cluster() {
-                // The last of two for one key stays: they would race here.
-                let last: std::collections::HashMap<String, Bytes> = entries.into_iter().collect();
-                return stream::iter(last)
-                    .map(|(key, value)| {
-                        let mut line = line.clone();
-                        async move { set(&key, &value, ttl_ms).query_async::<()>(&mut line).await }
-                    })
-                    .buffer_unordered(SIDE_BY_SIDE)
-                    .try_collect()
-                    .await;
-            }
-            for entries in entries.chunks(batch_max) {
-                let mut pipeline = redis::pipe();
-                for (key, value) in entries {
-                    pipeline.add_command(set(key, value, ttl_ms)).ignore();
+        self.link
+            .call(Effect::Writes, async |mut line| {
+                if line.is_cluster() {
+                    // The last of two for one key stays: they would race here.
+                    let last: std::collections::HashMap<String, Bytes> = entries.into_iter().collect();
+                    return stream::iter(last)
+                        .map(|(key, value)| {
+                            let mut line = line.clone();
+                            async move { set(&key, &value, ttl_ms).query_async::<()>(&mut line).await }
+                        })
+                        .buffer_unordered(SIDE_BY_SIDE)
+                        .try_collect()
+                        .await;
                 }
-                pipeline.query_async::<()>(&mut line).await?;
-            }
-            Ok(())
-        })
-        .await
+                for entries in entries.chunks(batch_max) {
+                    let mut pipeline = redis::pipe();
+                    for (key, value) in entries {
+                        pipeline.add_command(set(key, value, ttl_ms)).ignore();
+                    }
+                    pipeline.query_async::<()>(&mut line).await?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     async fn take(&self, key: &str) -> Result<Option<Bytes>, PortError> {
-        self.call(Effect::Writes, async |mut line| {
-            let value: Option<Vec<u8>> = redis::cmd("GETDEL").arg(key).query_async(&mut line).await?;
-            Ok(value.map(Bytes::from))
-        })
-        .await
+        self.link
+            .call(Effect::Writes, async |mut line| {
+                let value: Option<Vec<u8>> = redis::cmd("GETDEL").arg(key).query_async(&mut line).await?;
+                Ok(value.map(Bytes::from))
+            })
+            .await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<u64, PortError> {
         let batch_max = self.batch_max;
-        self.call(Effect::Writes, async |mut line| {
-            let mut deleted = 0;
-            for keys in keys.chunks(batch_max) {
-                deleted += redis::cmd("UNLINK").arg(keys).query_async::<u64>(&mut line).await?;
-            }
-            Ok(deleted)
-        })
-        .await
+        self.link
+            .call(Effect::Writes, async |mut line| {
+                let mut deleted = 0;
+                for keys in keys.chunks(batch_max) {
+                    deleted += redis::cmd("UNLINK").arg(keys).query_async::<u64>(&mut line).await?;
+                }
+                Ok(deleted)
+            })
+            .await
     }
 
     async fn delete_prefix(&self, prefix: &str) -> Result<u64, PortError> {
@@ -140,24 +134,27 @@ impl Cache for RedisCache {
             return Err(PortError::invalid("an empty prefix would delete everything"));
         }
         let batch_max = self.batch_max;
-        self.call(Effect::Writes, async |line| prefix::delete(line, prefix, batch_max).await).await
+        self.link.call(Effect::Writes, async |line| prefix::delete(line, prefix, batch_max).await).await
     }
 
     async fn exists(&self, key: &str) -> Result<bool, PortError> {
-        self.call(Effect::Reads, async |mut line| redis::cmd("EXISTS").arg(key).query_async(&mut line).await).await
+        self.link.call(Effect::Reads, async |mut line| redis::cmd("EXISTS").arg(key).query_async(&mut line).await).await
     }
 
     async fn expire(&self, key: &str, ttl: Duration) -> Result<bool, PortError> {
         let ttl_ms = millis(ttl);
-        self.call(Effect::Writes, async |mut line| {
-            redis::cmd("PEXPIRE").arg(key).arg(ttl_ms).query_async(&mut line).await
-        })
-        .await
+        self.link
+            .call(Effect::Writes, async |mut line| {
+                redis::cmd("PEXPIRE").arg(key).arg(ttl_ms).query_async(&mut line).await
+            })
+            .await
     }
 
     async fn ttl(&self, key: &str) -> Result<Option<Duration>, PortError> {
-        let left_ms: i64 =
-            self.call(Effect::Reads, async |mut line| redis::cmd("PTTL").arg(key).query_async(&mut line).await).await?;
+        let left_ms: i64 = self
+            .link
+            .call(Effect::Reads, async |mut line| redis::cmd("PTTL").arg(key).query_async(&mut line).await)
+            .await?;
         Ok(match left_ms {
             NO_END => Some(Duration::from_millis(u64::MAX)),
             left_ms => u64::try_from(left_ms).ok().map(Duration::from_millis),
@@ -166,17 +163,18 @@ impl Cache for RedisCache {
 
     async fn increment(&self, key: &str, by: i64, ttl: Duration) -> Result<i64, PortError> {
         let ttl_ms = lifetime_ms(ttl)?;
-        self.call(Effect::Writes, async |mut line| {
-            self.increment.prepare_invoke().key(key).arg(by).arg(ttl_ms).invoke_async(&mut line).await
-        })
-        .await
+        self.link
+            .call(Effect::Writes, async |mut line| {
+                self.increment.prepare_invoke().key(key).arg(by).arg(ttl_ms).invoke_async(&mut line).await
+            })
+            .await
     }
 }
 
 #[async_trait::async_trait]
 impl Health for RedisCache {
     async fn check(&self) -> Result<(), PortError> {
-        self.call(Effect::Reads, async |mut line| redis::cmd("PING").query_async::<()>(&mut line).await).await
+        self.link.call(Effect::Reads, async |mut line| redis::cmd("PING").query_async::<()>(&mut line).await).await
     }
 }
 

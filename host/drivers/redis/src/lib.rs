@@ -1,4 +1,4 @@
-//! Redis as the cache: one server, or a cluster.
+//! Redis as the cache: one server, or a cluster. Over the same connection, what several hosts share: a bucket that paces them.
 //!
 //! Keys come whole: prefix and scope were put on before, so that a team's keys of before stay readable.
 //!
@@ -14,12 +14,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
 
+mod bucket;
 mod cache;
 mod config;
 mod errors;
 mod link;
 mod prefix;
 
+pub use bucket::{Bucket, Turn};
 pub use cache::RedisCache;
 pub use config::{Config, OpenError};
 
@@ -30,5 +32,5 @@ use std::sync::Arc;
 /// Fails where the configuration cannot work: no address, or one that cannot be read. Must be called inside a Tokio
 /// runtime, on which the connection then lives. With a `rediss://` address the process needs a rustls provider.
 pub fn open(config: &Config) -> Result<Arc<RedisCache>, OpenError> {
-    Ok(Arc::new(RedisCache::new(link::Link::new(config)?, config)))
+    Ok(Arc::new(RedisCache::new(Arc::new(link::Link::new(config)?), config)))
 }

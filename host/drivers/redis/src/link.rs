@@ -3,10 +3,12 @@
 //! Commands go over it side by side; none of them may block it.
 
 use crate::config::{Config, OpenError};
+use crate::errors::{Effect, failed};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use sandpost_ports::PortError;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::sync::OnceCell;
 
@@ -63,8 +65,26 @@ impl Link {
         Ok(Self { to, seen: AtomicU8::new(NOTHING_YET) })
     }
 
+    /// Runs one call over the connection, and says what its failure means.
+    pub(crate) async fn call<T, F>(&self, effect: Effect, call: impl FnOnce(Line) -> F) -> Result<T, PortError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let answer = match self.line().await {
+            Ok(line) => call(line).await,
+            // Nothing was sent.
+            Err(error) => {
+                let answer = Err(error);
+                self.watch::<T>(&answer);
+                return answer.map_err(|error| failed(error, Effect::Reads));
+            }
+        };
+        self.watch(&answer);
+        answer.map_err(|error| failed(error, effect))
+    }
+
     /// A connection, perhaps one that has yet to be made.
-    pub(crate) async fn line(&self) -> RedisResult<Line> {
+    async fn line(&self) -> RedisResult<Line> {
         match &self.to {
             To::One(manager) => Ok(Line::One((**manager).clone())),
             To::Many { client, connection } => {
@@ -75,7 +95,7 @@ impl Link {
     }
 
     /// Says when Redis went away and when it came back.
-    pub(crate) fn watch<T>(&self, answer: &RedisResult<T>) {
+    fn watch<T>(&self, answer: &RedisResult<T>) {
         let lost = answer.as_ref().err().is_some_and(is_gone);
         let now = if lost { GONE } else { THERE };
         let before = self.seen.swap(now, Ordering::Relaxed);

@@ -51,8 +51,14 @@ pub struct Config {
     pub account_poll_ms: u64,
     /// Recipients per second as long as the account could not be looked at. Default 1, the sandbox's.
     pub per_second_unknown: f64,
-    /// Which share of the account's rate this host takes. Default 1.0. Less where several hosts send and share no bucket.
+    /// Which share of the account's rate is used: by the bucket, whoever shares it. Default 1.0. Less where others send by the
+    /// same account, or several hosts and they share no bucket.
     pub rate_share: f64,
+    /// Which share of that this host takes while the shared bucket does not answer. Default 1.0, and SES throttles what is too
+    /// much then; one divided by the number of hosts keeps them together within the rate.
+    pub rate_share_alone: f64,
+    /// The name of the bucket, where hosts share one. Default `ses`. Another one for another account or region.
+    pub rate_bucket: String,
     /// The longest that a mail waits for its turn; with more before it, it is throttled. Default 5000: less than a handler's
     /// deadline.
     pub rate_wait_max_ms: u64,
@@ -102,6 +108,8 @@ impl Default for Config {
             account_poll_ms: 60_000,
             per_second_unknown: 1.0,
             rate_share: 1.0,
+            rate_share_alone: 1.0,
+            rate_bucket: "ses".to_owned(),
             rate_wait_max_ms: 5_000,
             quota_warn_share: 0.8,
             pause_min_ms: 30_000,
@@ -112,6 +120,9 @@ impl Default for Config {
         }
     }
 }
+
+/// Of a bucket's name: it is a part of a key, and read by people.
+const BUCKET_MAX_BYTES: usize = 100;
 
 /// Why the configuration cannot work. That SES is down is not among it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -129,6 +140,9 @@ pub enum OpenError {
     /// Half of the keys.
     #[error("`access_key_id` and `secret_access_key` are set together or not at all")]
     HalfKeys,
+    /// A name of a bucket that is none.
+    #[error("`rate_bucket` is not 1 to 100 letters, digits, dots, dashes or underscores")]
+    Bucket,
     /// Not an address of a service.
     #[error("`endpoint_url` begins with http:// or https://")]
     Endpoint,
@@ -151,13 +165,21 @@ impl Config {
         if let Some((key, _)) = times.iter().find(|(_, value)| *value == 0) {
             return Err(OpenError::Zero(key));
         }
-        for (key, share) in [("rate_share", self.rate_share), ("quota_warn_share", self.quota_warn_share)] {
+        for (key, share) in [
+            ("rate_share", self.rate_share),
+            ("rate_share_alone", self.rate_share_alone),
+            ("quota_warn_share", self.quota_warn_share),
+        ] {
             if !(share > 0.0 && share <= 1.0) {
                 return Err(OpenError::Share(key));
             }
         }
         if !(self.per_second_unknown > 0.0 && self.per_second_unknown.is_finite()) {
             return Err(OpenError::Rate);
+        }
+        let in_name = |letter: u8| letter.is_ascii_alphanumeric() || b".-_".contains(&letter);
+        if !(1..=BUCKET_MAX_BYTES).contains(&self.rate_bucket.len()) || !self.rate_bucket.bytes().all(in_name) {
+            return Err(OpenError::Bucket);
         }
         if self.access_key_id.is_some() != self.secret_access_key.is_some() {
             return Err(OpenError::HalfKeys);
@@ -186,6 +208,10 @@ mod tests {
         assert_eq!(Config { send_timeout_ms: 0, ..ok.clone() }.check(), Err(OpenError::Zero("send_timeout_ms")));
         assert_eq!(Config { rate_share: 1.5, ..ok.clone() }.check(), Err(OpenError::Share("rate_share")));
         assert_eq!(Config { rate_share: f64::NAN, ..ok.clone() }.check(), Err(OpenError::Share("rate_share")));
+        assert_eq!(Config { rate_share_alone: 0.0, ..ok.clone() }.check(), Err(OpenError::Share("rate_share_alone")));
+        for name in ["", "a b", "{a}", &"a".repeat(101)] {
+            assert_eq!(Config { rate_bucket: name.to_owned(), ..ok.clone() }.check(), Err(OpenError::Bucket), "{name}");
+        }
         assert_eq!(Config { per_second_unknown: 0.0, ..ok.clone() }.check(), Err(OpenError::Rate));
         assert_eq!(Config { access_key_id: Some(Secret::new("a")), ..ok.clone() }.check(), Err(OpenError::HalfKeys));
         assert_eq!(Config { endpoint_url: Some(Secret::new("ses:1")), ..ok.clone() }.check(), Err(OpenError::Endpoint));

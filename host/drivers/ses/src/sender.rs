@@ -210,7 +210,7 @@ impl Inner {
                 if self.pace_is_shared.swap(false, Ordering::Relaxed) {
                     tracing::warn!(%error, "The shared sending rate cannot be had; this host paces itself alone.");
                 }
-                self.alone.take_now(recipients, per_second, wait_max)
+                self.alone.take_now(recipients, per_second * self.config.rate_share_alone, wait_max)
             }
         };
         match turn {

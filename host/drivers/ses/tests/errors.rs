@@ -212,6 +212,24 @@ impl Pace for Shared {
 }
 
 #[tokio::test]
+async fn alone_a_host_takes_its_share_of_the_rate() {
+    let server = Ses::start().await.unwrap();
+    server.change(|account| account.max_send_rate = 10.0);
+    let pace = Arc::new(Shared::default());
+    pace.fails.store(true, Ordering::SeqCst);
+    let config = Config { rate_share_alone: 0.25, rate_wait_max_ms: 1, ..config(&server.url()) };
+    let ses = sandpost_ses::open(config, Some(pace)).await.unwrap();
+    ses.send(&mail()).await.unwrap();
+    // 95 % of the account's 10 a second, a quarter of that: a turn is 421 ms.
+    match ses.send(&mail()).await {
+        Err(SendError::Throttled { after_ms: Some(after_ms) }) => {
+            assert!((200..=421).contains(&after_ms), "{after_ms}")
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn a_shared_bucket_is_used_and_its_absence_survived() {
     let server = Ses::start().await.unwrap();
     let pace = Arc::new(Shared::default());

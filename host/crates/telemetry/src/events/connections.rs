@@ -7,6 +7,7 @@
 //!   `sandpost_breaker_opened_total{connection,driver}`, `sandpost_breaker_refusals_total{connection,driver}`.
 //! - `sandpost_pool_connections{connection,driver,state}` with `in-use` and `idle`;
 //!   `sandpost_pool_connections_max{connection,driver}`.
+//! - `sandpost_email_turns_total{bucket}` with `shared` and `alone`: mails that took their turn to be sent.
 
 use metrics::{Histogram, counter, gauge, histogram};
 use std::sync::OnceLock;
@@ -210,6 +211,21 @@ impl PoolUse<'_> {
     }
 }
 
+/// A mail took its turn in the provider's rate. Metric alone; that the bucket went away is said by the driver, once.
+#[derive(Debug)]
+pub struct TurnTaken {
+    /// Whether out of the bucket that several hosts share, not out of this host's own.
+    pub shared: bool,
+}
+
+impl TurnTaken {
+    /// Counts it.
+    pub fn emit(self) {
+        let bucket = if self.shared { "shared" } else { "alone" };
+        counter!("sandpost_email_turns_total", "bucket" => bucket).increment(1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +246,8 @@ mod tests {
             }
             BreakerRefused { connection, driver }.emit();
             PoolUse { connection: "sql.main", driver: "mysql", in_use: 3, idle: 1, max: 10 }.emit();
+            TurnTaken { shared: true }.emit();
+            TurnTaken { shared: false }.emit();
         });
         let text = handle.render();
         for line in [
@@ -241,6 +259,8 @@ mod tests {
             "sandpost_pool_connections{connection=\"sql.main\",driver=\"mysql\",state=\"in-use\"} 3",
             "sandpost_pool_connections{connection=\"sql.main\",driver=\"mysql\",state=\"idle\"} 1",
             "sandpost_pool_connections_max{connection=\"sql.main\",driver=\"mysql\"} 10",
+            "sandpost_email_turns_total{bucket=\"shared\"} 1",
+            "sandpost_email_turns_total{bucket=\"alone\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
