@@ -156,6 +156,7 @@ impl Host {
             service: config.service.clone(),
             publisher: ports.publisher.clone(),
             state: connections.state.clone(),
+            requests: connections.requests.clone(),
             plugins: registry.clone(),
             handlers: config.subscriptions.values().map(|subscription| subscription.plugin.clone()).collect(),
             mailbox: connections.mailbox.clone(),

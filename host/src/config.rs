@@ -191,6 +191,8 @@ pub(crate) struct Cache {
     pub(crate) key_prefix: String,
     /// The time to live of an entry whose plugin named none.
     pub(crate) default_ttl_seconds: u64,
+    /// Whether publishers' requests by `Idempotency-Key` lie in the cache, where several hosts share it and no state.
+    pub(crate) idempotency: bool,
     pub(crate) embedded: sandpost_embedded_cache::Config,
     pub(crate) redis: services::Redis,
 }
@@ -203,6 +205,7 @@ impl Default for Cache {
             key_prefix: String::new(),
             // As in the origin documents, `REDIS_TTL_SECONDS`.
             default_ttl_seconds: 3600,
+            idempotency: true,
             embedded: sandpost_embedded_cache::Config::default(),
             redis: services::Redis::default(),
         }

@@ -30,7 +30,7 @@ use sandpost_ports::documents::{Documents, Index};
 use sandpost_ports::email::{EmailSender, Mailbox};
 use sandpost_ports::health::Health;
 use sandpost_ports::sql::Sql as SqlPort;
-use sandpost_ports::state::State;
+use sandpost_ports::state::{Requests, State};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +45,8 @@ const INDEX_RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Connections {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) state: Arc<dyn State>,
+    /// Publishers' requests: the state's, or those that hosts share through the cache.
+    pub(crate) requests: Arc<dyn Requests>,
     pub(crate) cache: Arc<dyn Cache>,
     pub(crate) email: Arc<dyn EmailSender>,
     /// Where mail is caught instead of sent.
@@ -139,11 +141,13 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
 
     let driver = config.cache.driver;
     let mut pace = None;
+    let mut requests: Arc<dyn Requests> = state.clone();
     let cache: Arc<dyn Cache> = match driver {
         CacheDriver::Embedded => Arc::new(sandpost_embedded_cache::open(&config.cache.embedded)),
         CacheDriver::Redis => {
             let opened = redis::open(config, &opening)?;
             pace = opened.pace;
+            requests = opened.requests.unwrap_or(requests);
             opened.cache
         }
     };
@@ -222,6 +226,7 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
     Ok(Connections {
         broker,
         state,
+        requests,
         cache,
         email,
         mailbox,

@@ -1,4 +1,5 @@
-//! The cache's Redis, and what it is there for beside the cache: the pace of mail that several hosts send.
+//! The cache's Redis, and what it is there for beside the cache: the pace of mail that several hosts send, and the requests of
+//! their publishers.
 //!
 //! One connection serves all of it. What is not the cache lies under `sandpost:` behind the cache's prefix.
 //!
@@ -8,11 +9,14 @@ use super::Opening;
 use crate::config::Config;
 use crate::exit::Expected;
 use sandpost_ports::cache::Cache;
+use sandpost_ports::state::Requests;
 use std::sync::Arc;
 
 /// What the host has of it.
 pub(super) struct OfRedis {
     pub(super) cache: Arc<dyn Cache>,
+    /// None where the state has them.
+    pub(super) requests: Option<Arc<dyn Requests>>,
     pub(super) pace: Option<SharedPace>,
 }
 
@@ -34,8 +38,27 @@ pub(super) fn open(config: &Config, opening: &Opening<'_>) -> Result<OfRedis, Ex
     let guard = opening.guard("cache", DRIVER);
     Ok(OfRedis {
         pace: pace(config, opening, &redis),
+        requests: requests(config, &redis, &guard),
         cache: Arc::new(sandpost_guard::GuardedCache::new(redis, guard)),
     })
+}
+
+/// A state that hosts share keeps them too, and durably; one of this host alone does not show them to the others.
+#[cfg(feature = "redis")]
+fn requests(
+    config: &Config,
+    redis: &sandpost_redis::RedisCache,
+    guard: &Arc<sandpost_guard::Connection>,
+) -> Option<Arc<dyn Requests>> {
+    use crate::config::services::StateDriver;
+    match (config.cache.idempotency, config.state.driver) {
+        (true, StateDriver::Embedded) => {
+            tracing::info!("Idempotency keys lie in the cache, which hosts share.");
+            let requests = Arc::new(redis.requests(key(config, "request:")));
+            Some(Arc::new(sandpost_guard::GuardedRequests::new(requests, guard.clone())))
+        }
+        (_, StateDriver::Shared) | (false, _) => None,
+    }
 }
 
 /// The bucket that all hosts of the same cache take from, where this one sends by SES.

@@ -27,6 +27,7 @@ mod broker;
 mod cache;
 mod documents;
 mod email;
+mod requests;
 mod sql;
 
 pub use breaker::{BreakerConfig, ConfigError};
@@ -35,6 +36,7 @@ pub use cache::GuardedCache;
 pub use connection::{Answer, Connection};
 pub use documents::GuardedDocuments;
 pub use email::GuardedEmail;
+pub use requests::GuardedRequests;
 pub use sql::GuardedSql;
 
 #[cfg(test)]

@@ -7,6 +7,9 @@
 //! A failure that stored nothing forgets the key. One that may have stored something leaves it: after
 //! `idempotency_stale_ms` a repetition is done again by the same plan.
 //!
+//! Where the store of keys does not answer, a request with a key is refused with 503 and nothing is stored: without the answer
+//! it may be a repetition, and doing it again is what the caller sent a key against. One without a key goes on.
+//!
 //! Not here: what is kept and how (`ports::state::Requests`).
 
 use crate::App;
@@ -174,7 +177,7 @@ async fn claimed(
         stale_at_ms: now_ms.saturating_add(app.config.idempotency_stale_ms),
         expires_at_ms: now_ms.saturating_add(app.config.idempotency_window_ms),
     };
-    match app.state.claim_request(&once.key, request, now_ms).await? {
+    match app.requests.claim_request(&once.key, request, now_ms).await.map_err(Reject::IdempotencyUnavailable)? {
         RequestClaim::Fresh => {}
         RequestClaim::Resumed { plan } => {
             let ids: Vec<MessageId> = serde_json::from_slice(&plan).map_err(|error| Reject::Internal(error.into()))?;
@@ -217,10 +220,10 @@ async fn claimed(
     }
     let kept = match &answer {
         Ok(answer) if any_stored => match serde_json::to_vec(answer) {
-            Ok(bytes) => app.state.answer_request(&once.key, bytes).await,
+            Ok(bytes) => app.requests.answer_request(&once.key, bytes).await,
             Err(error) => Err(PortError::new(ErrorKind::Other, "an answer cannot be written").because(error)),
         },
-        _ => app.state.abandon_request(&once.key).await,
+        _ => app.requests.abandon_request(&once.key).await,
     };
     // Not the caller's: what it asked for is done, or is not, and the answer says so.
     if let Err(error) = kept {

@@ -44,7 +44,7 @@ use sandpost_ports::clock::Clock;
 use sandpost_ports::email::Mailbox;
 use sandpost_ports::plugins::Plugins;
 use sandpost_ports::publisher::Publisher;
-use sandpost_ports::state::State;
+use sandpost_ports::state::{Requests, State};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -65,8 +65,10 @@ pub struct Parts {
     pub service: String,
     /// Where messages go.
     pub publisher: Publisher,
-    /// Ledger, dead letters, publishers' requests.
+    /// Ledger and dead letters.
     pub state: Arc<dyn State>,
+    /// Publishers' requests by `Idempotency-Key`: the state's, or another store that hosts share.
+    pub requests: Arc<dyn Requests>,
     /// What `/v1/plugins` lists.
     pub plugins: Arc<dyn Plugins>,
     /// The plugins that subscriptions are bound to; `/readyz?verbose=1` says which of them are not live.
@@ -96,6 +98,7 @@ struct Inner {
     service: String,
     publisher: Publisher,
     state: Arc<dyn State>,
+    requests: Arc<dyn Requests>,
     plugins: Arc<dyn Plugins>,
     mailbox: Option<Arc<dyn Mailbox>>,
     health: health::Health,
@@ -120,6 +123,7 @@ impl Ingress {
             service,
             publisher,
             state,
+            requests,
             plugins,
             handlers,
             mailbox,
@@ -138,6 +142,7 @@ impl Ingress {
                 tokens,
                 publisher,
                 state,
+                requests,
                 plugins,
                 mailbox,
                 clock,

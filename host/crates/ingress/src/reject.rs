@@ -64,6 +64,8 @@ pub(crate) enum Reject {
         retry_after_s: u64,
     },
     IdempotencyMismatch,
+    /// Whether the key was used could not be asked. Nothing was done.
+    IdempotencyUnavailable(PortError),
     UnknownEffects,
     Overloaded,
     SlowBody,
@@ -235,6 +237,12 @@ impl Reject {
                 "This key was used for another request",
                 "a new request needs a new `Idempotency-Key`".into(),
             ),
+            Self::IdempotencyUnavailable(_) => (
+                S::SERVICE_UNAVAILABLE,
+                "idempotency-unavailable",
+                "Nobody can say for now whether this key was used",
+                "nothing was stored by this request; try again later with the same key".into(),
+            ),
             Self::UnknownEffects => (
                 S::CONFLICT,
                 "unknown-effects",
@@ -274,7 +282,7 @@ impl Reject {
     fn retry_after_s(&self) -> Option<u64> {
         match self {
             Self::IdempotencyInFlight { retry_after_s } => Some(*retry_after_s),
-            Self::Overloaded => Some(RETRY_AFTER_S),
+            Self::Overloaded | Self::IdempotencyUnavailable(_) => Some(RETRY_AFTER_S),
             Self::Port { error, .. } => match error.kind {
                 ErrorKind::Unavailable | ErrorKind::UnknownOutcome => Some(RETRY_AFTER_S),
                 ErrorKind::Exceeded => Some(RETRY_AFTER_FULL_S),
@@ -348,6 +356,7 @@ impl IntoResponse for Reject {
         let denied = self.denied();
         let cause = match self {
             Self::Internal(cause) => Some(cause),
+            Self::IdempotencyUnavailable(error) => Some(error.into()),
             Self::Port { error, .. } if status.is_server_error() => Some(error.into()),
             _ => None,
         };

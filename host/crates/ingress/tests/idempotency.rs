@@ -130,3 +130,25 @@ async fn a_failure_that_stored_nothing_forgets_the_key() {
     assert_eq!(world.post("/v1/topics/nobody/messages", &[KEY], "{}").await.status, 404);
     assert_eq!(world.state.requests.lock().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_key_that_cannot_be_asked_for_stores_nothing() {
+    let world = World::open();
+    assert_eq!(world.publish(&[KEY], "{}").await.status, 202);
+    for kind in [ErrorKind::Unavailable, ErrorKind::UnknownOutcome, ErrorKind::Exceeded, ErrorKind::Other] {
+        *world.state.away.lock().unwrap() = Some(kind);
+        for headers in [[KEY], ["idempotency-key: new"]] {
+            let answer = world.publish(&headers, "{}").await;
+            let detail = "nothing was stored by this request; try again later with the same key";
+            answer.is_problem(503, "idempotency-unavailable", detail);
+            assert_eq!(answer.header("retry-after"), "1");
+            assert!(!answer.text().contains("10.0.0.1"));
+        }
+    }
+    assert_eq!(world.stored().len(), 1);
+    // Who sent no key asked for no such promise.
+    assert_eq!(world.publish(&[], "{}").await.status, 202);
+    *world.state.away.lock().unwrap() = None;
+    assert_eq!(world.publish(&[KEY], "{}").await.header("idempotency-replayed"), "true");
+    assert_eq!(world.stored().len(), 2);
+}

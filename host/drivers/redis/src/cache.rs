@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::errors::Effect;
 use crate::link::Link;
 use crate::prefix;
+use crate::requests::RedisRequests;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use redis::Script;
@@ -43,6 +44,11 @@ impl RedisCache {
     /// A bucket under this key, over the same connection.
     pub fn bucket(&self, key: String) -> Bucket {
         Bucket::new(self.link.clone(), key)
+    }
+
+    /// Publishers' requests under this prefix, over the same connection.
+    pub fn requests(&self, prefix: String) -> RedisRequests {
+        RedisRequests::new(self.link.clone(), prefix)
     }
 }
 

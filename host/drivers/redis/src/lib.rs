@@ -1,4 +1,5 @@
-//! Redis as the cache: one server, or a cluster. Over the same connection, what several hosts share: a bucket that paces them.
+//! Redis as the cache: one server, or a cluster. Over the same connection, what several hosts share: a bucket that paces them,
+//! and the requests of their publishers.
 //!
 //! Keys come whole: prefix and scope were put on before, so that a team's keys of before stay readable.
 //!
@@ -20,10 +21,12 @@ mod config;
 mod errors;
 mod link;
 mod prefix;
+mod requests;
 
 pub use bucket::{Bucket, Turn};
 pub use cache::RedisCache;
 pub use config::{Config, OpenError};
+pub use requests::RedisRequests;
 
 use std::sync::Arc;
 

@@ -99,6 +99,8 @@ pub(crate) struct FakeState {
     pub(crate) resolved: Mutex<Vec<bool>>,
     /// Answers of requests cannot be kept, as if the host had died right after publishing.
     pub(crate) forgetful: Mutex<bool>,
+    /// Requests cannot be asked for.
+    pub(crate) away: Mutex<Option<ErrorKind>>,
 }
 
 #[async_trait::async_trait]
@@ -215,6 +217,9 @@ impl Effects for FakeState {
 #[async_trait::async_trait]
 impl Requests for FakeState {
     async fn claim_request(&self, key: &str, request: RecordedRequest, now_ms: u64) -> Result<RequestClaim, PortError> {
+        if let Some(kind) = *self.away.lock().unwrap() {
+            return Err(PortError::new(kind, "the store at 10.0.0.1 is away"));
+        }
         let mut requests = self.requests.lock().unwrap();
         let Some((known, answer)) = requests.get_mut(key).filter(|(known, _)| known.expires_at_ms > now_ms) else {
             requests.insert(key.to_owned(), (request, None));
@@ -415,6 +420,7 @@ impl World {
             service: "sandpost".into(),
             publisher: Publisher::new(broker.clone(), state.clone(), as_clock.clone()),
             state: state.clone(),
+            requests: state.clone(),
             plugins: Arc::new(FakePlugins),
             handlers: Vec::new(),
             mailbox,

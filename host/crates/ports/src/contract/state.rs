@@ -13,7 +13,7 @@ mod dead_letters;
 mod deployments;
 mod effects;
 mod ledger;
-mod requests;
+pub mod requests;
 
 use super::random_name;
 use crate::state::State;
@@ -39,10 +39,7 @@ pub async fn check(state: Arc<dyn State>) {
     effects::one_of_many_gets_to_send(&state).await;
     effects::an_operator_decides_what_is_unknown(&*state).await;
     effects::old_effects_are_forgotten(&*state).await;
-    requests::a_request_goes_its_way(&*state).await;
-    requests::a_stale_request_is_resumed_by_one(&*state).await;
-    requests::an_expired_request_is_absent(&*state).await;
-    requests::one_of_many_is_fresh(&state).await;
+    requests::check(state.clone(), requests::Forgets::WhenAsked).await;
     deployments::the_newest_is_live(&*state).await;
 }
 

@@ -27,7 +27,7 @@ pub trait Requests: Send + Sync {
     /// Forgets a request that came to nothing, so that the key can be used again.
     async fn abandon_request(&self, key: &str) -> Result<(), PortError>;
 
-    /// Forgets expired ones, at most `max` of them; how many.
+    /// Forgets expired ones, at most `max` of them; how many. A store that removes them by itself has none to forget.
     async fn forget_requests(&self, now_ms: TimestampMs, max: usize) -> Result<u64, PortError>;
 }
 

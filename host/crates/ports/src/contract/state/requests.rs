@@ -1,9 +1,26 @@
-//! Publishers' requests.
+//! Publishers' requests: a part of every store of the host's state, and by itself where hosts share nothing else.
 
 use super::{RIVALS, T0_MS, random_name};
 use crate::ErrorKind;
-use crate::state::{RecordedRequest, RequestClaim, State};
+use crate::state::{RecordedRequest, RequestClaim, Requests};
 use std::sync::Arc;
+
+/// Who removes what is expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgets {
+    /// The caller, by `forget_requests`.
+    WhenAsked,
+    /// The store by itself, some time after; `forget_requests` has nothing to do.
+    ByItself,
+}
+
+/// Runs all checks of requests.
+pub async fn check(requests: Arc<dyn Requests>, forgets: Forgets) {
+    a_request_goes_its_way(&*requests).await;
+    a_stale_request_is_resumed_by_one(&*requests).await;
+    an_expired_request_is_absent(&*requests, forgets).await;
+    one_of_many_is_fresh(&requests).await;
+}
 
 fn request(fingerprint: &str, plan: &str, now_ms: u64) -> RecordedRequest {
     RecordedRequest {
@@ -14,11 +31,11 @@ fn request(fingerprint: &str, plan: &str, now_ms: u64) -> RecordedRequest {
     }
 }
 
-async fn claim(state: &dyn State, key: &str, fingerprint: &str, plan: &str, now_ms: u64) -> RequestClaim {
+async fn claim(state: &dyn Requests, key: &str, fingerprint: &str, plan: &str, now_ms: u64) -> RequestClaim {
     state.claim_request(key, request(fingerprint, plan, now_ms), now_ms).await.unwrap()
 }
 
-pub(super) async fn a_request_goes_its_way(state: &dyn State) {
+async fn a_request_goes_its_way(state: &dyn Requests) {
     let key = random_name("request");
     assert_eq!(claim(state, &key, "body", "plan", T0_MS).await, RequestClaim::Fresh);
     assert_eq!(claim(state, &key, "body", "plan 2", T0_MS + 1).await, RequestClaim::InFlight);
@@ -40,7 +57,7 @@ pub(super) async fn a_request_goes_its_way(state: &dyn State) {
     assert_eq!(claim(state, &abandoned, "another body", "plan", T0_MS).await, RequestClaim::Fresh);
 }
 
-pub(super) async fn a_stale_request_is_resumed_by_one(state: &dyn State) {
+async fn a_stale_request_is_resumed_by_one(state: &dyn Requests) {
     let key = random_name("request");
     assert_eq!(claim(state, &key, "body", "the ids", T0_MS).await, RequestClaim::Fresh);
     assert_eq!(claim(state, &key, "body", "other ids", T0_MS + 99).await, RequestClaim::InFlight);
@@ -53,7 +70,7 @@ pub(super) async fn a_stale_request_is_resumed_by_one(state: &dyn State) {
     assert_eq!(claim(state, &key, "body", "", T0_MS + 900).await, RequestClaim::Answered(b"done".to_vec()));
 }
 
-pub(super) async fn an_expired_request_is_absent(state: &dyn State) {
+async fn an_expired_request_is_absent(state: &dyn Requests, forgets: Forgets) {
     let keys = [random_name("request"), random_name("request"), random_name("request")];
     for (number, key) in (1..).zip(&keys) {
         // Times that nobody else has, so that only this check's requests are forgotten.
@@ -64,6 +81,10 @@ pub(super) async fn an_expired_request_is_absent(state: &dyn State) {
     assert_eq!(claim(state, &keys[0], "other", "plan", 1_001).await, RequestClaim::Fresh, "it expired then");
     assert_eq!(claim(state, &keys[0], "other", "plan", 1_002).await, RequestClaim::InFlight, "without its old answer");
 
+    if forgets == Forgets::ByItself {
+        assert_eq!(state.forget_requests(1_003, 1).await.unwrap(), 0);
+        return;
+    }
     assert!(state.forget_requests(1_003, 1).await.unwrap() <= 1);
     while state.forget_requests(1_003, 1).await.unwrap() > 0 {}
     assert_eq!(claim(state, &keys[0], "other", "plan", 1_003).await, RequestClaim::InFlight, "not yet expired");
@@ -77,7 +98,7 @@ pub(super) async fn an_expired_request_is_absent(state: &dyn State) {
     while state.forget_requests(10_000, 100).await.unwrap() > 0 {}
 }
 
-pub(super) async fn one_of_many_is_fresh(state: &Arc<dyn State>) {
+async fn one_of_many_is_fresh(state: &Arc<dyn Requests>) {
     for _ in 0..8 {
         let key = random_name("request");
         let rivals: Vec<_> = (0..RIVALS)
