@@ -160,6 +160,7 @@ impl Host {
             plugins: registry.clone(),
             handlers: config.subscriptions.values().map(|subscription| subscription.plugin.clone()).collect(),
             mailbox: connections.mailbox.clone(),
+            cache_server: connections.cache_server.clone(),
             checks: connections.checks.clone(),
             clock: clock.clone(),
             render_metrics: Arc::new({

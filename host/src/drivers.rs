@@ -24,7 +24,7 @@ use sandpost_guard::{Connection, GuardedBroker, GuardedDocuments, GuardedEmail};
 use sandpost_ingress::{Check, CheckRole};
 use sandpost_message::ConnectionLabel;
 use sandpost_ports::broker::{Broker, RecordedBroker};
-use sandpost_ports::cache::Cache;
+use sandpost_ports::cache::{Cache, CacheServer};
 use sandpost_ports::clock::Clock;
 use sandpost_ports::documents::{Documents, Index};
 use sandpost_ports::email::{EmailSender, Mailbox};
@@ -48,6 +48,8 @@ pub(crate) struct Connections {
     /// Publishers' requests: the state's, or those that hosts share through the cache.
     pub(crate) requests: Arc<dyn Requests>,
     pub(crate) cache: Arc<dyn Cache>,
+    /// The server behind it, where it is Redis.
+    pub(crate) cache_server: Option<Arc<dyn CacheServer>>,
     pub(crate) email: Arc<dyn EmailSender>,
     /// Where mail is caught instead of sent.
     pub(crate) mailbox: Option<Arc<dyn Mailbox>>,
@@ -140,13 +142,14 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
     opening.add("broker", CheckRole::PubSub, driver.word(), broker.clone());
 
     let driver = config.cache.driver;
-    let mut pace = None;
+    let (mut pace, mut cache_server) = (None, None);
     let mut requests: Arc<dyn Requests> = state.clone();
     let cache: Arc<dyn Cache> = match driver {
         CacheDriver::Embedded => Arc::new(sandpost_embedded_cache::open(&config.cache.embedded)),
         CacheDriver::Redis => {
             let opened = redis::open(config, &opening)?;
             pace = opened.pace;
+            cache_server = Some(opened.server);
             requests = opened.requests.unwrap_or(requests);
             opened.cache
         }
@@ -228,6 +231,7 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
         state,
         requests,
         cache,
+        cache_server,
         email,
         mailbox,
         sql,

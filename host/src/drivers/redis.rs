@@ -8,13 +8,14 @@
 use super::Opening;
 use crate::config::Config;
 use crate::exit::Expected;
-use sandpost_ports::cache::Cache;
+use sandpost_ports::cache::{Cache, CacheServer};
 use sandpost_ports::state::Requests;
 use std::sync::Arc;
 
 /// What the host has of it.
 pub(super) struct OfRedis {
     pub(super) cache: Arc<dyn Cache>,
+    pub(super) server: Arc<dyn CacheServer>,
     /// None where the state has them.
     pub(super) requests: Option<Arc<dyn Requests>>,
     pub(super) pace: Option<SharedPace>,
@@ -39,6 +40,7 @@ pub(super) fn open(config: &Config, opening: &Opening<'_>) -> Result<OfRedis, Ex
     Ok(OfRedis {
         pace: pace(config, opening, &redis),
         requests: requests(config, &redis, &guard),
+        server: Arc::new(sandpost_guard::GuardedCacheServer::new(redis.clone(), guard.clone())),
         cache: Arc::new(sandpost_guard::GuardedCache::new(redis, guard)),
     })
 }

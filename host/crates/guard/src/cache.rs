@@ -3,7 +3,7 @@
 use crate::connection::Connection;
 use bytes::Bytes;
 use sandpost_ports::PortError;
-use sandpost_ports::cache::{Cache, Condition};
+use sandpost_ports::cache::{Cache, CacheFigures, CacheServer, Condition};
 use sandpost_ports::health::{Health, PoolUse};
 use sandpost_telemetry::events::connections::Operation;
 use std::sync::Arc;
@@ -96,5 +96,26 @@ impl Health for GuardedCache {
 
     fn pool(&self) -> Option<PoolUse> {
         self.inner.pool()
+    }
+}
+
+/// The server behind a cache, behind its guard.
+pub struct GuardedCacheServer {
+    inner: Arc<dyn CacheServer>,
+    connection: Arc<Connection>,
+    figures: Operation,
+}
+
+impl GuardedCacheServer {
+    /// Stands before `inner`.
+    pub fn new(inner: Arc<dyn CacheServer>, connection: Arc<Connection>) -> Self {
+        Self { inner, figures: connection.operation("figures"), connection }
+    }
+}
+
+#[async_trait::async_trait]
+impl CacheServer for GuardedCacheServer {
+    async fn figures(&self) -> Result<CacheFigures, PortError> {
+        self.connection.call(&self.figures, self.inner.figures()).await
     }
 }

@@ -32,7 +32,7 @@ mod sql;
 
 pub use breaker::{BreakerConfig, ConfigError};
 pub use broker::GuardedBroker;
-pub use cache::GuardedCache;
+pub use cache::{GuardedCache, GuardedCacheServer};
 pub use connection::{Answer, Connection};
 pub use documents::GuardedDocuments;
 pub use email::GuardedEmail;

@@ -42,6 +42,7 @@ impl Role {
             Access::Publish => matches!(self, Self::Publisher | Self::Operator | Self::Admin),
             Access::Read | Access::Metrics => matches!(self, Self::Viewer | Self::Operator | Self::Admin),
             Access::Operate => matches!(self, Self::Operator | Self::Admin),
+            Access::Administer => matches!(self, Self::Admin),
         }
     }
 }
@@ -70,6 +71,8 @@ pub(crate) enum Access {
     Metrics,
     /// The right to change.
     Operate,
+    /// The right to see what concerns the host's own services.
+    Administer,
 }
 
 /// The rule of every route. `HEAD` goes by `GET`.
@@ -84,6 +87,7 @@ pub(crate) const RULES: &[(Method, &str, Access)] = &[
     (Method::GET, "/v1/dead-letters/{id}", Access::Read),
     (Method::DELETE, "/v1/dead-letters/{id}", Access::Operate),
     (Method::POST, "/v1/dead-letters/{id}/replay", Access::Operate),
+    (Method::GET, "/api/admin/redis/stats", Access::Administer),
     (Method::GET, "/healthz", Access::Open),
     (Method::GET, "/readyz", Access::Open),
     (Method::GET, "/health", Access::Open),

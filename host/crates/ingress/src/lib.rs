@@ -1,7 +1,7 @@
 //! HTTP in: publishing, looking things up, replaying, health, metrics.
 //!
 //! A request meets the files in this order: `serve` (connection) → `edge` (id, limits, who may) → `publish`, `messages`,
-//! `mailbox`, `plugins`, `dead_letters`, `health` or `observe` → `reject` where it is refused.
+//! `mailbox`, `plugins`, `dead_letters`, `redis`, `health` or `observe` → `reject` where it is refused.
 //!
 //! Invariants
 //! - 202 is said only once the message is durable (`ports::publisher`).
@@ -27,6 +27,7 @@ mod observe;
 mod plugins;
 mod publish;
 mod read;
+mod redis;
 mod reject;
 mod serve;
 mod stamp;
@@ -40,6 +41,7 @@ pub use serve::{ServeError, serve};
 use axum::Router;
 use axum::routing::MethodRouter;
 use sandpost_message::PluginName;
+use sandpost_ports::cache::CacheServer;
 use sandpost_ports::clock::Clock;
 use sandpost_ports::email::Mailbox;
 use sandpost_ports::plugins::Plugins;
@@ -75,6 +77,8 @@ pub struct Parts {
     pub handlers: Vec<PluginName>,
     /// The mail catcher, where mail is caught.
     pub mailbox: Option<Arc<dyn Mailbox>>,
+    /// The server behind the cache, where that is Redis; `/api/admin/redis/stats` shows its figures.
+    pub cache_server: Option<Arc<dyn CacheServer>>,
     /// What `/readyz` asks.
     pub checks: Vec<Check>,
     /// The time.
@@ -101,6 +105,7 @@ struct Inner {
     requests: Arc<dyn Requests>,
     plugins: Arc<dyn Plugins>,
     mailbox: Option<Arc<dyn Mailbox>>,
+    cache_server: Option<Arc<dyn CacheServer>>,
     health: health::Health,
     clock: Arc<dyn Clock>,
     render_metrics: RenderMetrics,
@@ -127,6 +132,7 @@ impl Ingress {
             plugins,
             handlers,
             mailbox,
+            cache_server,
             checks,
             clock,
             render_metrics,
@@ -145,6 +151,7 @@ impl Ingress {
                 requests,
                 plugins,
                 mailbox,
+                cache_server,
                 clock,
                 render_metrics,
                 openapi,
@@ -184,6 +191,7 @@ fn api() -> OpenApiRouter<App> {
         routes!(dead_letters::list),
         routes!(dead_letters::one, dead_letters::discard),
         routes!(dead_letters::replay),
+        routes!(redis::stats),
         routes!(health::healthz),
         routes!(health::readyz),
         routes!(health::health),

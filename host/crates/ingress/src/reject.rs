@@ -86,6 +86,7 @@ pub(crate) enum Thing {
     Mail,
     MailPart(&'static str),
     Mailbox,
+    Redis,
 }
 
 /// A refusal as the caller sees it.
@@ -419,6 +420,11 @@ impl Thing {
                 "no-mailbox",
                 "There is no mailbox",
                 "mail goes to a real provider here; only the embedded mail catcher keeps it".into(),
+            ),
+            Self::Redis => (
+                "no-redis",
+                "The cache is not Redis",
+                "the cache is embedded here; `/metrics` has what is counted of it".into(),
             ),
         }
     }

@@ -15,6 +15,7 @@ fn expected(method: &Method, path: &str) -> Option<[bool; 5]> {
     const PUBLISH: [bool; 5] = [true, false, true, true, false];
     const READ: [bool; 5] = [false, true, true, true, false];
     const OPERATE: [bool; 5] = [false, false, true, true, false];
+    const ADMINISTER: [bool; 5] = [false, false, false, true, false];
     const OPEN: [bool; 5] = [true; 5];
     Some(match (method.as_str(), path) {
         ("POST", "/v1/topics/{topic}/messages" | "/v1/topics/{topic}/messages:batch") => PUBLISH,
@@ -29,6 +30,7 @@ fn expected(method: &Method, path: &str) -> Option<[bool; 5]> {
             | "/metrics",
         ) => READ,
         ("DELETE", "/v1/dead-letters/{id}") | ("POST", "/v1/dead-letters/{id}/replay") => OPERATE,
+        ("GET", "/api/admin/redis/stats") => ADMINISTER,
         ("GET", "/healthz" | "/readyz" | "/health" | "/openapi.json") => OPEN,
         _ => return None,
     })
@@ -57,7 +59,7 @@ fn concrete(path: &str) -> String {
 async fn every_role_on_every_route() {
     let world = World::guarded();
     let routes = described();
-    assert_eq!(routes.len(), 15, "{routes:?}");
+    assert_eq!(routes.len(), 16, "{routes:?}");
     for (method, path) in routes {
         let expected = expected(&method, &path).unwrap_or_else(|| panic!("{method} {path} has no expectation here"));
         let roles = [Some("publisher"), Some("viewer"), Some("operator"), Some("admin"), None];

@@ -13,7 +13,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use support::{FakeService, NOW, World, dead_letter};
+use support::{FakeServer, FakeService, NOW, World, dead_letter};
 
 #[tokio::test]
 async fn what_is_not_there_says_so() {
@@ -87,6 +87,26 @@ async fn plugins_and_metrics_are_shown() {
     let metrics = world.get("/metrics").await;
     assert_eq!(metrics.text(), "sandpost_up 1\n");
     assert_eq!(metrics.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+}
+
+#[tokio::test]
+async fn the_figures_of_redis_have_the_shape_of_before() {
+    let with = |fails| World::before("", Vec::new(), true, Some(Arc::new(FakeServer(fails))));
+    assert_eq!(
+        with(None).get("/api/admin/redis/stats").await.json(),
+        json!({
+            "stats": {"keyspace_hits": "7"},
+            "memory": {"used_memory_human": "1.00M"},
+            "clients": {"connected_clients": "2"},
+        })
+    );
+    let none = World::open().get("/api/admin/redis/stats").await;
+    none.is_problem(404, "no-redis", "the cache is embedded here; `/metrics` has what is counted of it");
+    let cluster = with(Some(ErrorKind::Unsupported)).get("/api/admin/redis/stats").await;
+    cluster.is_problem(501, "unsupported", "a cluster has no figures");
+    let away = with(Some(ErrorKind::Unavailable)).get("/api/admin/redis/stats").await;
+    assert_eq!((away.status.as_u16(), away.header("retry-after")), (503, "1"));
+    assert!(!away.text().contains("10.0.0.1"));
 }
 
 #[tokio::test]
@@ -233,7 +253,7 @@ async fn the_description_lists_what_is_served() {
     let world = World::guarded();
     let api = world.get("/openapi.json").await.json();
     let paths = api["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 14);
+    assert_eq!(paths.len(), 15);
     for (path, item) in paths {
         for (method, operation) in item.as_object().unwrap() {
             assert!(operation["summary"].is_string(), "{method} {path}");

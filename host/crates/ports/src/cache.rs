@@ -5,6 +5,7 @@
 use crate::PortError;
 use crate::health::Health;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// When a write takes place.
@@ -53,4 +54,22 @@ pub trait Cache: Health {
     /// `ttl` counts only where this call made the key. [`ErrorKind::Invalid`](crate::ErrorKind) where the value is no
     /// decimal 64-bit number or the sum would not be one; the value then stays.
     async fn increment(&self, key: &str, by: i64, ttl: Duration) -> Result<i64, PortError>;
+}
+
+/// The server behind a cache, where there is one, as its operators look at it. Not for plugins.
+#[async_trait::async_trait]
+pub trait CacheServer: Send + Sync {
+    /// What it counts now. Without addresses and without keys.
+    async fn figures(&self) -> Result<CacheFigures, PortError>;
+}
+
+/// The figures of a cache's server under the server's own names, in its own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheFigures {
+    /// Commands, hits and misses, what expired and was evicted.
+    pub stats: BTreeMap<String, String>,
+    /// What it takes, and may take.
+    pub memory: BTreeMap<String, String>,
+    /// Who is connected, by number.
+    pub clients: BTreeMap<String, String>,
 }

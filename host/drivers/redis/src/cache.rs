@@ -41,6 +41,10 @@ impl RedisCache {
         Self { link, batch_max: config.batch_max, increment: Script::new(INCREMENT) }
     }
 
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// A bucket under this key, over the same connection.
     pub fn bucket(&self, key: String) -> Bucket {
         Bucket::new(self.link.clone(), key)

@@ -19,6 +19,7 @@ mod bucket;
 mod cache;
 mod config;
 mod errors;
+mod figures;
 mod link;
 mod prefix;
 mod requests;

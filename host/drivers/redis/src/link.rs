@@ -65,6 +65,11 @@ impl Link {
         Ok(Self { to, seen: AtomicU8::new(NOTHING_YET) })
     }
 
+    /// Whether it is many servers.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.to, To::Many { .. })
+    }
+
     /// Runs one call over the connection, and says what its failure means.
     pub(crate) async fn call<T, F>(&self, effect: Effect, call: impl FnOnce(Line) -> F) -> Result<T, PortError>
     where

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sandpost_ingress::{Check, Config, Ingress, Parts, Peer, Tokens};
 use sandpost_message::{Digest, Message, MessageId, PluginName, SubscriptionName, Topic};
 use sandpost_ports::broker::{Backlog, Broker, Published, Subscription};
+use sandpost_ports::cache::{CacheFigures, CacheServer};
 use sandpost_ports::clock::{Clock, ManualClock};
 use sandpost_ports::email::{Address, CaughtMail, Mail, MailOrigin, Mailbox};
 use sandpost_ports::health::Health;
@@ -271,6 +272,24 @@ impl Deployments for FakeState {
     }
 }
 
+/// A cache's server with one figure in each section, or away.
+pub(crate) struct FakeServer(pub(crate) Option<ErrorKind>);
+
+#[async_trait::async_trait]
+impl CacheServer for FakeServer {
+    async fn figures(&self) -> Result<CacheFigures, PortError> {
+        if let Some(kind) = self.0 {
+            return Err(PortError::new(kind, "a cluster has no figures").because("at 10.0.0.1"));
+        }
+        let one = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+        Ok(CacheFigures {
+            stats: one("keyspace_hits", "7"),
+            memory: one("used_memory_human", "1.00M"),
+            clients: one("connected_clients", "2"),
+        })
+    }
+}
+
 pub(crate) struct FakePlugins;
 
 #[async_trait::async_trait]
@@ -406,6 +425,15 @@ impl World {
     }
 
     pub(crate) fn with(config: &str, checks: Vec<Check>, mailbox: bool) -> Self {
+        Self::before(config, checks, mailbox, None)
+    }
+
+    pub(crate) fn before(
+        config: &str,
+        checks: Vec<Check>,
+        mailbox: bool,
+        cache_server: Option<Arc<dyn CacheServer>>,
+    ) -> Self {
         let config: Config = toml::from_str(config).unwrap();
         config.validate().unwrap();
         let tokens = Tokens::resolve(&config, |name| Some(secret(name))).unwrap();
@@ -424,6 +452,7 @@ impl World {
             plugins: Arc::new(FakePlugins),
             handlers: Vec::new(),
             mailbox,
+            cache_server,
             checks,
             clock: as_clock,
             render_metrics: Arc::new(|| "sandpost_up 1\n".to_owned()),
