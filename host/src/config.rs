@@ -235,7 +235,12 @@ pub(crate) struct Email {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Sql {
     pub(crate) driver: SqlDriver,
+    /// The variable that holds the database's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url_from_env: Option<String>,
     pub(crate) embedded: sandpost_embedded_sql::Config,
+    pub(crate) mysql: services::Mysql,
+    pub(crate) postgres: services::Postgres,
 }
 
 #[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
@@ -293,7 +298,7 @@ const DEFAULT_FILE: &str = "sandpost.toml";
 pub(crate) fn read(file: Option<&Path>, lookup: Lookup<'_>) -> Result<Loaded<Config>, Expected> {
     let file = file.or_else(|| Some(Path::new(DEFAULT_FILE)).filter(|path| path.is_file()));
     let variables: Vec<Variable> = VARIABLES.iter().chain(services::VARIABLES).copied().collect();
-    let mut loaded = load::load::<Config>(file, &variables, |table| Ok(services::choose(table, lookup)), lookup)?;
+    let mut loaded = load::load::<Config>(file, &variables, |table| services::choose(table, lookup), lookup)?;
     services::resolve(&mut loaded.config, lookup)?;
     check(&loaded.config)?;
     let ignored = services::without_driver(lookup);
@@ -346,6 +351,9 @@ fn check(config: &Config) -> Result<(), Expected> {
     services::check_built("state.driver", config.state.driver.word())?;
     services::check_built("cache.driver", config.cache.driver.word())?;
     services::check_built("email.driver", config.email.driver.word())?;
+    for (label, sql) in &config.sql {
+        services::check_built(&format!("sql.{label}.driver"), sql.driver.word())?;
+    }
     for (label, documents) in &config.documents {
         services::check_built(&format!("documents.{label}.driver"), documents.driver.word())?;
     }
@@ -410,6 +418,8 @@ mod tests {
             ("broker.driver", "pubsub", "[broker]"),
             ("email.driver", "ses", "[email]"),
             ("email.driver", "smtp", "[email]"),
+            ("sql.main.driver", "mysql", "[sql.main]"),
+            ("sql.main.driver", "postgres", "[sql.main]"),
             ("documents.main.driver", "mongo", "[documents.main]"),
         ] {
             let read =

@@ -20,7 +20,7 @@ use crate::config::services::{
 use crate::config::{self, Config};
 use crate::exit::{Exit, Expected, chain};
 use sandpost_embedded_store::Store;
-use sandpost_guard::{Connection, GuardedBroker, GuardedDocuments, GuardedEmail};
+use sandpost_guard::{Connection, GuardedBroker, GuardedDocuments, GuardedEmail, GuardedSql};
 use sandpost_ingress::{Check, CheckRole};
 use sandpost_message::ConnectionLabel;
 use sandpost_ports::broker::{Broker, RecordedBroker};
@@ -189,6 +189,12 @@ pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Conne
                 sandpost_embedded_sql::open(&embedded)
                     .map_err(|error| failed(&format!("the database `{label}`"), error))?
             }
+            SqlDriver::Mysql => {
+                Arc::new(GuardedSql::new(mysql(label, one, &mut closing)?, opening.guard(&name, driver.word())))
+            }
+            SqlDriver::Postgres => {
+                Arc::new(GuardedSql::new(postgres(label, one, &mut closing)?, opening.guard(&name, driver.word())))
+            }
         };
         opening.add(&name, CheckRole::Database, driver.word(), opened.clone());
         sql.insert(label.clone(), opened);
@@ -337,6 +343,46 @@ async fn provider(config: &Config, pace: Option<redis::SharedPace>) -> Result<Ar
         }
         other => absent(other.word()),
     }
+}
+
+#[cfg(feature = "mysql")]
+fn mysql(
+    label: &ConnectionLabel,
+    config: &config::Sql,
+    closing: &mut Vec<Closing>,
+) -> Result<Arc<dyn SqlPort>, Expected> {
+    let opened = sandpost_sql::open_mysql(&config.mysql);
+    Ok(to_be_closed(opened.map_err(|error| wrong(&format!("sql.{label}.mysql"), &error))?, closing))
+}
+
+#[cfg(not(feature = "mysql"))]
+fn mysql(_: &ConnectionLabel, _: &config::Sql, _: &mut Vec<Closing>) -> Result<Arc<dyn SqlPort>, Expected> {
+    absent("mysql")
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(
+    label: &ConnectionLabel,
+    config: &config::Sql,
+    closing: &mut Vec<Closing>,
+) -> Result<Arc<dyn SqlPort>, Expected> {
+    let opened = sandpost_sql::open_postgres(&config.postgres);
+    Ok(to_be_closed(opened.map_err(|error| wrong(&format!("sql.{label}.postgres"), &error))?, closing))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_: &ConnectionLabel, _: &config::Sql, _: &mut Vec<Closing>) -> Result<Arc<dyn SqlPort>, Expected> {
+    absent("postgres")
+}
+
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn to_be_closed(database: Arc<dyn sandpost_sql::Database>, closing: &mut Vec<Closing>) -> Arc<dyn SqlPort> {
+    let closed = database.clone();
+    closing.push(Box::new(move || {
+        let database = closed.clone();
+        Box::pin(async move { database.close().await })
+    }));
+    database
 }
 
 #[cfg(feature = "mongo")]

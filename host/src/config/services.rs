@@ -14,6 +14,10 @@ use toml::{Table, Value};
 
 #[cfg(not(feature = "mongo"))]
 pub(crate) use absent::Absent as Mongo;
+#[cfg(not(feature = "mysql"))]
+pub(crate) use absent::Absent as Mysql;
+#[cfg(not(feature = "postgres"))]
+pub(crate) use absent::Absent as Postgres;
 #[cfg(not(feature = "pubsub"))]
 pub(crate) use absent::Absent as Pubsub;
 #[cfg(not(feature = "redis"))]
@@ -36,6 +40,10 @@ pub(crate) use sandpost_ses::Config as Ses;
 pub(crate) use sandpost_shared_state::Config as Shared;
 #[cfg(feature = "smtp")]
 pub(crate) use sandpost_smtp::Config as Smtp;
+#[cfg(feature = "mysql")]
+pub(crate) use sandpost_sql::Config as Mysql;
+#[cfg(feature = "postgres")]
+pub(crate) use sandpost_sql::Config as Postgres;
 
 /// Each service with whether this build can speak to it. The word is the driver's and the feature's.
 pub(crate) const BUILT: &[(&str, bool)] = &[
@@ -43,8 +51,8 @@ pub(crate) const BUILT: &[(&str, bool)] = &[
     ("pubsub", cfg!(feature = "pubsub")),
     ("ses", cfg!(feature = "ses")),
     ("smtp", cfg!(feature = "smtp")),
-    ("mysql", false),
-    ("postgres", false),
+    ("mysql", cfg!(feature = "mysql")),
+    ("postgres", cfg!(feature = "postgres")),
     ("mongo", cfg!(feature = "mongo")),
     ("shared", cfg!(feature = "shared")),
 ];
@@ -110,6 +118,8 @@ pub(crate) enum StateDriver {
 pub(crate) enum SqlDriver {
     #[default]
     Embedded,
+    Mysql,
+    Postgres,
 }
 
 /// What stands behind a document database.
@@ -168,6 +178,8 @@ impl Word for SqlDriver {
     fn word(self) -> &'static str {
         match self {
             Self::Embedded => "embedded",
+            Self::Mysql => "mysql",
+            Self::Postgres => "postgres",
         }
     }
 }
@@ -183,6 +195,8 @@ impl Word for DocumentsDriver {
 
 #[cfg(not(all(
     feature = "mongo",
+    feature = "mysql",
+    feature = "postgres",
     feature = "pubsub",
     feature = "redis",
     feature = "ses",
@@ -212,7 +226,7 @@ const fn text(name: &'static str, key: &'static str, help: &'static str) -> Vari
     Variable { name, key, kind: Kind::Text, help }
 }
 
-#[cfg(feature = "mongo")]
+#[cfg(any(feature = "mongo", feature = "mysql"))]
 const fn integer(name: &'static str, key: &'static str, help: &'static str) -> Variable {
     Variable { name, key, kind: Kind::Integer, help }
 }
@@ -237,6 +251,26 @@ pub(crate) const VARIABLES: &[Variable] = &[
     text("PUBSUB_PROJECT_ID", "broker.pubsub.project", "a project's id"),
     #[cfg(feature = "pubsub")]
     text("PUBSUB_EMULATOR_HOST", "broker.pubsub.emulator_host", "host:port"),
+    #[cfg(feature = "mysql")]
+    text("MYSQL_HOST", "sql.main.mysql.host", "a host name or an address"),
+    #[cfg(feature = "mysql")]
+    integer("MYSQL_PORT", "sql.main.mysql.port", "a whole number"),
+    #[cfg(feature = "mysql")]
+    text("MYSQL_USER", "sql.main.mysql.user", "a user of the database"),
+    #[cfg(feature = "mysql")]
+    text("MYSQL_PASSWORD", "sql.main.mysql.password", "the user's"),
+    #[cfg(feature = "mysql")]
+    text("MYSQL_DATABASE", "sql.main.mysql.database", "the name of the database"),
+    #[cfg(feature = "mysql")]
+    integer("MYSQL_POOL_MAX_CONNECTIONS", "sql.main.mysql.pool_max_connections", "a whole number"),
+    #[cfg(feature = "postgres")]
+    text("DATABASE_URL", "sql.main.postgres.url", "postgres://user:password@host:port/database"),
+    #[cfg(feature = "postgres")]
+    text(
+        "DATABASE_READ_REPLICA_URL",
+        "sql.main.postgres.read_replica_url",
+        "postgres://user:password@host:port/database",
+    ),
     #[cfg(feature = "mongo")]
     text("MONGODB_URL", "documents.main.mongo.url", "mongodb://host:port/database"),
     #[cfg(feature = "mongo")]
@@ -282,7 +316,7 @@ pub(crate) fn without_driver(lookup: Lookup<'_>) -> Vec<(&'static str, String)> 
 }
 
 /// The drivers that variables choose, where the file names none.
-pub(crate) fn choose(file: &Table, lookup: Lookup<'_>) -> Vec<Chosen> {
+pub(crate) fn choose(file: &Table, lookup: Lookup<'_>) -> Result<Vec<Chosen>, Expected> {
     let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
     let named = |table: &[&str]| {
         let mut at = Some(file);
@@ -322,12 +356,27 @@ pub(crate) fn choose(file: &Table, lookup: Lookup<'_>) -> Vec<Chosen> {
             choose("email.driver", "smtp", by);
         }
     }
+    if !named(&["sql", "main"]) {
+        match (first(&["MYSQL_HOST"]), first(&["DATABASE_URL"])) {
+            (Some(by), None) => choose("sql.main.driver", "mysql", by),
+            (None, Some(by)) => choose("sql.main.driver", "postgres", by),
+            // Which of them plugins mean by `main` is not this program's to guess.
+            (Some(mysql), Some(postgres)) => {
+                return Err(Expected::new(
+                    Exit::Config,
+                    format!("failed to read config: {mysql} and {postgres} both name the database `main`"),
+                )
+                .hint("unset one, or say `driver = \"mysql\"` or `driver = \"postgres\"` in [sql.main]"));
+            }
+            (None, None) => {}
+        }
+    }
     if !named(&["documents", "main"])
         && let Some(by) = first(&["MONGODB_URI", "MONGODB_URL"])
     {
         choose("documents.main.driver", "mongo", by);
     }
-    chosen
+    Ok(chosen)
 }
 
 /// Reads the addresses that the file leaves to variables of its own choice (`url_from_env`).
@@ -352,6 +401,15 @@ pub(crate) fn resolve(config: &mut Config, lookup: Lookup<'_>) -> Result<(), Exp
         match config.state.driver {
             StateDriver::Embedded => {}
             StateDriver::Shared => config.state.shared.set_url(url),
+        }
+    }
+    for (label, sql) in &mut config.sql {
+        let Some(variable) = &sql.url_from_env else { continue };
+        let url = read(&format!("sql.{label}.url_from_env"), variable)?;
+        match sql.driver {
+            SqlDriver::Embedded => {}
+            SqlDriver::Mysql => sql.mysql.set_url(url),
+            SqlDriver::Postgres => sql.postgres.set_url(url),
         }
     }
     for (label, documents) in &mut config.documents {
@@ -391,8 +449,16 @@ impl SetUrl for Shared {
     }
 }
 
+/// Of either database.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+impl SetUrl for sandpost_sql::Config {
+    fn set_url(&mut self, url: Secret) {
+        self.url = Some(url);
+    }
+}
+
 /// Not there to be told; that it is missing is said next.
-#[cfg(not(all(feature = "mongo", feature = "redis", feature = "shared")))]
+#[cfg(not(all(feature = "mongo", feature = "mysql", feature = "postgres", feature = "redis", feature = "shared")))]
 impl SetUrl for absent::Absent {
     fn set_url(&mut self, _: Secret) {}
 }
@@ -419,7 +485,7 @@ mod tests {
     fn chosen(file: &str, environment: &[(&str, &str)]) -> Vec<(&'static str, String)> {
         let lookup =
             |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        let chosen = choose(&file.parse().unwrap(), &lookup);
+        let chosen = choose(&file.parse().unwrap(), &lookup).unwrap_or_default();
         chosen.into_iter().map(|one| (one.key, one.value.as_str().unwrap().to_owned())).collect()
     }
 
@@ -438,6 +504,8 @@ mod tests {
             ("AWS_ACCESS_KEY_ID", "k", "email.driver", "ses"),
             ("AWS_ROLE_ARN", "r", "email.driver", "ses"),
             ("SMTP_URL", "smtp://h", "email.driver", "smtp"),
+            ("MYSQL_HOST", "h", "sql.main.driver", "mysql"),
+            ("DATABASE_URL", "postgres://h/d", "sql.main.driver", "postgres"),
             ("MONGODB_URI", "mongodb://h", "documents.main.driver", "mongo"),
             ("MONGODB_URL", "mongodb://h", "documents.main.driver", "mongo"),
         ] {
@@ -453,6 +521,19 @@ mod tests {
     fn a_catcher_is_asked_for_even_where_there_are_keys() {
         let both = [("MAIL_TRANSPORT", "catch"), ("AWS_ACCESS_KEY_ID", "k")];
         assert_eq!(chosen("", &both), [("email.driver", "catch".to_owned())]);
+    }
+
+    #[test]
+    fn two_databases_that_would_both_be_main_are_for_a_person_to_decide() {
+        let both = |name: &str| match name {
+            "MYSQL_HOST" => Some("h".to_owned()),
+            "DATABASE_URL" => Some("postgres://h/d".to_owned()),
+            _ => None,
+        };
+        let error = choose(&Table::new(), &both).unwrap_err();
+        assert!(error.message.contains("MYSQL_HOST and DATABASE_URL"), "{}", error.message);
+        let file = "[sql.main]\ndriver = \"mysql\"".parse().unwrap();
+        assert!(choose(&file, &both).is_ok_and(|chosen| chosen.is_empty()));
     }
 
     #[test]

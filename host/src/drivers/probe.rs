@@ -4,9 +4,9 @@
 //! - Nothing is changed anywhere, and nothing embedded is opened: a host may be running on the same folder.
 //! - Every question has a time; one service that does not answer hides no other.
 
-use super::{mongo, redis};
+use super::{mongo, mysql, postgres, redis};
 use crate::config::Config;
-use crate::config::services::{BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver};
+use crate::config::services::{BrokerDriver, CacheDriver, DocumentsDriver, EmailDriver, SqlDriver};
 use crate::exit::{Expected, chain};
 use sandpost_ports::PortError;
 use sandpost_ports::health::Health;
@@ -29,6 +29,15 @@ pub(crate) async fn probe(config: &Config) -> Vec<Finding> {
         CacheDriver::Embedded => {}
         CacheDriver::Redis => opened.push(("cache".to_owned(), redis::cache(config).map(|one| one as Arc<dyn Health>))),
     }
+    let mut closing = Vec::new();
+    for (label, one) in &config.sql {
+        let database = match one.driver {
+            SqlDriver::Embedded => continue,
+            SqlDriver::Mysql => mysql(label, one, &mut closing),
+            SqlDriver::Postgres => postgres(label, one, &mut closing),
+        };
+        opened.push((format!("sql.{label}"), database.map(|one| one as Arc<dyn Health>)));
+    }
     for (label, one) in &config.documents {
         match one.driver {
             DocumentsDriver::Embedded => {}
@@ -45,6 +54,9 @@ pub(crate) async fn probe(config: &Config) -> Vec<Finding> {
         (name, outcome)
     }));
     let (mut findings, of_broker, of_email) = tokio::join!(reached, broker(config), email(config));
+    for closing in closing {
+        closing().await;
+    }
     findings.extend(of_broker);
     findings.extend(of_email);
     findings
