@@ -1,7 +1,7 @@
 //! Traces by OTLP: a real host exports to a collector of this test, which reads the protobuf by OpenTelemetry's own messages.
 //!
 //! Needs the host that has export (`cargo xtask test` builds it); without it that is said in the summary. SES is this
-//! repository's own, everything else is embedded.
+//! repository's own, Pub/Sub is the emulator, everything else is embedded.
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message as _;
-use sandpost_services::not_checked;
+use sandpost_services::{checked, not_checked};
 use sandpost_test_ses::Ses;
 use sandpost_tests::{Host, Setup, services_program};
 use std::collections::BTreeMap;
@@ -358,6 +358,37 @@ fn the_trace_is_carried_over_a_restart_and_the_last_spans_are_flushed_at_the_sto
     assert_eq!((&attempt.trace, &attempt.parent), (&stored.trace, &stored.id));
     assert_ne!(attempt.resource["service.instance.id"], stored.resource["service.instance.id"]);
     assert_eq!(collector.until(&host, TRACE, "settle work", 1)[0].parent, attempt.id);
+}
+
+#[test]
+fn the_trace_goes_over_pubsub_as_it_goes_over_the_embedded_broker() {
+    let Some(program) = program() else { return };
+    let Some(pubsub) = sandpost_services::pubsub() else { return };
+    checked(SUITE, &pubsub);
+    let collector = Collector::start(TAKE);
+    let mut setup = Setup::scripted("");
+    setup.config.push_str("[subscriptions.other]\ntopic = \"elsewhere\"\nplugin = \"scripted\"\n");
+    (setup.program, setup.environment) = (Some(program), collector.variables());
+    for (name, value) in [
+        ("PUBSUB_EMULATOR_HOST", pubsub.address().to_string()),
+        ("PUBSUB_PROJECT_ID", format!("sandpost-traces-{}", std::process::id())),
+    ] {
+        setup.environment.push((name.to_owned(), value));
+    }
+    let host = Host::start(setup);
+    let body = r#"{"do":"publish","topic":"elsewhere"}"#;
+    host.eventually("the message is accepted", || {
+        let reply = host.send("POST", "/v1/topics/work/messages", &[JSON, ("traceparent", CALLER)], body);
+        if reply.status == 202 { Ok(()) } else { Err(reply.text) }
+    });
+    // This broker does not know a message by its key: the publish goes by the effects ledger.
+    let next = collector.until(&host, TRACE, "process elsewhere", 1).remove(0);
+    let attempt = collector.until(&host, TRACE, "process work", 1).remove(0);
+    let spans = collector.spans();
+    let published = one(&spans, "publish elsewhere");
+    assert_eq!((&published.parent, &next.parent), (&attempt.id, &published.id));
+    assert_eq!(published.says("messaging.message.id"), next.says("messaging.message.id"));
+    assert_eq!(attempt.parent, one(&spans, "publish work").id);
 }
 
 #[test]

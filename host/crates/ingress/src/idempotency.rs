@@ -239,7 +239,9 @@ async fn store(app: &App, mut messages: Vec<Message>) -> Stored {
         .map_or_else(tracing::Span::none, |first| publish_span(&first.topic, &first.trace, messages.len()));
     // What comes later, on whatever host, goes on where the message was stored.
     if let Some(position) = traces::position(&span) {
-        messages.iter_mut().for_each(|message| message.trace = position);
+        for message in &mut messages {
+            message.trace = position;
+        }
     }
     let stored = app.publisher.publish(messages, Step::Accepted, None).instrument(span.clone()).await;
     let alone = match &*stored {

@@ -291,7 +291,9 @@ fn goes_on(span: &tracing::Span, messages: &mut [Message]) {
         events::record_destination(span, &first.topic, messages.len());
     }
     if let Some(position) = traces::position(span) {
-        messages.iter_mut().for_each(|message| message.trace = position);
+        for message in messages {
+            message.trace = position;
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use tracing_subscriber::{EnvFilter, Registry};
 
 pub use settings::{SettingError, Settings};
 pub use spans::position;
+pub(crate) use spans::say;
 
 /// Whether this build can export traces.
 pub const BUILT: bool = true;

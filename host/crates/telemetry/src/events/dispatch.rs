@@ -9,6 +9,7 @@
 //! - `sandpost_settle_failures_total{subscription,kind}`, `sandpost_pull_failures_total{subscription,kind}`,
 //!   `sandpost_dispatch_state_failures_total{operation,kind}`.
 
+use crate::traces::say;
 use metrics::{counter, gauge, histogram};
 use sandpost_message::{Digest, MessageId, Outcome, PluginName, SubscriptionName, Topic, TraceParent, Verdict};
 use std::error::Error;
@@ -46,9 +47,9 @@ pub fn record_outcome(span: &Span, outcome: &Outcome) {
         Outcome::Held { .. } => ("held", true),
         Outcome::Postponed { .. } => ("postponed", true),
     };
-    span.record("otel.outcome", word);
+    say(span, "otel.outcome", word);
     if failed {
-        span.record("otel.error", word);
+        say(span, "otel.error", word);
     }
 }
 
@@ -59,7 +60,7 @@ pub fn settle_span(outcome: DeliveryOutcome) -> Span {
 
 /// Says in the settlement's span why the broker did not take it.
 pub fn record_unsettled(span: &Span, kind: &'static str) {
-    span.record("otel.error", kind);
+    say(span, "otel.error", kind);
 }
 
 /// Says in the span which version is at work.

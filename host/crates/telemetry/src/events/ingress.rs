@@ -1,5 +1,6 @@
 //! What `ingress` reports.
 
+use crate::traces::say;
 use sandpost_message::{MessageId, Topic, TraceParent};
 use std::error::Error;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ pub fn request_span(request_id: &str, method: &str, route: &str, caller: Option<
 
 /// Says in the request's span how it was answered.
 pub fn record_status(span: &tracing::Span, status: u16) {
-    span.record("otel.status", status);
+    say(span, "otel.status", status);
 }
 
 /// The span in which messages are stored: the first of a message's way, inside the request's where HTTP asked. `trace` is
@@ -31,10 +32,10 @@ pub fn publish_span(topic: &Topic, trace: &TraceParent, messages: usize) -> trac
 /// Says in the span of publishing what came of it: the id of a message that went alone, or why one of them was not stored.
 pub fn record_published(span: &tracing::Span, message_id: Option<&MessageId>, error: Option<&'static str>) {
     if let Some(id) = message_id {
-        span.record("message_id", id.as_str());
+        say(span, "message_id", id.as_str());
     }
     if let Some(word) = error {
-        span.record("otel.error", word);
+        say(span, "otel.error", word);
     }
 }
 

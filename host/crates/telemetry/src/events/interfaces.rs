@@ -1,5 +1,6 @@
 //! What `interfaces` reports: host calls, refusals, cache hits, e-mails, publishes, effects, plugins' own lines.
 
+use crate::traces::say;
 use metrics::{counter, histogram};
 use sandpost_message::Topic;
 use std::error::Error;
@@ -22,13 +23,13 @@ pub fn effect_span(kind: &'static str) -> tracing::Span {
 
 /// Says in the span of a publish where to, and how many messages at once.
 pub fn record_destination(span: &tracing::Span, topic: &Topic, messages: usize) {
-    span.record("otel.topic", topic.as_str());
-    span.record("otel.messages", messages);
+    say(span, "otel.topic", topic.as_str());
+    say(span, "otel.messages", messages);
 }
 
 /// Says in the effect's span that it did not happen, or that nobody knows. A word of a closed list.
 pub fn record_effect_error(span: &tracing::Span, word: &'static str) {
-    span.record("otel.error", word);
+    say(span, "otel.error", word);
 }
 
 /// Says in the effect's span what the provider called it.
