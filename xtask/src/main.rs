@@ -7,6 +7,7 @@
 mod tidy;
 mod tools;
 
+use std::path::Path;
 use std::process::ExitCode;
 use tools::{Failure, cargo, ensure_wasm_target, repository, say, step};
 
@@ -76,13 +77,7 @@ fn test_all(arguments: &[String]) -> Result<(), Failure> {
     ensure_wasm_target()?;
     step("Building the host with the drivers for real services");
     cargo(&["build", "--package", "sandpost", "--features", "services"])?;
-    // Kept aside: the lean build, which every other test runs, takes its place.
-    let (program, kept) = (repository().join("target/debug/sandpost"), repository().join("target/services-build"));
-    // One that still runs may be deleted, but not written over.
-    std::fs::remove_file(kept.join("sandpost")).ok();
-    std::fs::create_dir_all(&kept)
-        .and_then(|()| std::fs::copy(program, kept.join("sandpost")))
-        .map_err(|error| Failure::new(format!("failed to keep the host with all drivers: {error}")))?;
+    keep_aside(&repository().join("target/debug/sandpost"), &repository().join("target/services-build"))?;
     step("Building the host");
     cargo(&["build", "--package", "sandpost"])?;
     tools::build_plugins(&repository().join("target/debug/sandpost"))?;
@@ -96,20 +91,49 @@ fn test_all(arguments: &[String]) -> Result<(), Failure> {
     cargo(&end_to_end)
 }
 
+/// Keeps the host with all drivers aside: the lean build takes its place.
+fn keep_aside(program: &Path, folder: &Path) -> Result<(), Failure> {
+    // One that still runs may be deleted, but not written over.
+    std::fs::remove_file(folder.join("sandpost")).ok();
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::copy(program, folder.join("sandpost")))
+        .map_err(|error| Failure::new(format!("failed to keep the host with all drivers: {error}")))?;
+    Ok(())
+}
+
 /// Measures the release build, whose plugins are built first. Builds go where cargo is told to build.
 fn bench(arguments: &[String]) -> Result<(), Failure> {
     ensure_wasm_target()?;
-    step("Building the host as it is released, and the benchmark");
-    cargo(&["build", "--release", "--package", "sandpost", "--package", "sandpost-bench"])?;
     let root = repository();
     let built = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
     let program = built.join("release/sandpost");
+    let kept = built.join("release-services-build");
+    // Its drivers take longer to build than everything else together.
+    let only = arguments.iter().position(|word| word == "--only").and_then(|place| arguments.get(place + 1));
+    let real_services = only.is_none_or(|parts| parts.contains('g'));
+    if real_services {
+        step("Building the host with the drivers for real services");
+        cargo(&["build", "--release", "--package", "sandpost", "--features", "services"])?;
+        keep_aside(&program, &kept)?;
+    }
+    step("Building the host as it is released, and the benchmark");
+    cargo(&["build", "--release", "--package", "sandpost", "--package", "sandpost-bench"])?;
     tools::build_plugins(&program)?;
     step("Measuring");
     let path = |path: std::path::PathBuf| path.display().to_string();
     let (plugins, guests) = (root.join("target/plugins"), root.join("target/guests"));
-    let first = ["--program", &path(program), "--built-plugins", &path(plugins), "--guests", &path(guests)];
-    tools::become_program(&built.join("release/sandpost-bench"), &first.map(str::to_owned), arguments)
+    let mut first = vec![
+        "--program".to_owned(),
+        path(program),
+        "--built-plugins".to_owned(),
+        path(plugins),
+        "--guests".to_owned(),
+        path(guests),
+    ];
+    if real_services {
+        first.extend(["--services-program".to_owned(), path(kept.join("sandpost"))]);
+    }
+    tools::become_program(&built.join("release/sandpost-bench"), &first, arguments)
 }
 
 fn lint() -> Result<(), Failure> {

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 /// How long anything may take before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it looks whether something came about; short beside what is measured, rare enough not to be felt.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(25);
 
 /// What is built and where.
 #[derive(Debug, Clone)]
 pub struct Built {
     /// The program.
     pub program: PathBuf,
+    /// The same with the drivers for real services, where there is one.
+    pub services_program: Option<PathBuf>,
     /// The plugins that ship.
     pub plugins: PathBuf,
     /// The benchmark's own guests.
@@ -170,7 +172,7 @@ impl Host {
     }
 
     /// The last lines that it logged.
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let text = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(20).collect();
         lines.join("\n")

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: how fast the real program is, each figure beside a floor measured in the same run.
 //!
 //! (a) one call, (b) published to acknowledged, (c) the notification chain, (d) swaps, (e) start and memory, (f) long
-//! backlogs and many plugins. What the figures mean and what they came to is in `docs/performance.md`.
+//! backlogs and many plugins, (g) on real services, side by side with the worker in Node that teams write today. What the figures mean and what they came to is in `docs/performance.md`.
 //!
 //! Invariants
 //! - The program is the release build, started as anybody starts it, on a folder of its own; loopback alone is used.
@@ -15,10 +15,14 @@ mod floors;
 mod host;
 mod http;
 mod machine;
+mod real;
 mod report;
+mod side_by_side;
+mod sink;
 mod start;
 mod swap;
 mod work;
+mod worker;
 
 use host::Built;
 use report::{Report, progress};
@@ -29,9 +33,9 @@ const HELP: &str = "\
 Usage: cargo xtask bench [--json] [--only PARTS] [--messages N] [--notifications N] [--backlog N] [--plugins N]
 
   --json             the figures as JSON on standard output instead of a table
-  --only PARTS       some of abcdef, as `--only bc`; b and the floors bring BullMQ along where it is there
+  --only PARTS       some of abcdefg, as `--only bc`; b and the floors bring BullMQ along where it is there, g the Node worker
   --messages N       messages by batch in (b), default 100000
-  --notifications N  notifications in (c), default 10000
+  --notifications N  notifications in (c), and on each side of (g), default 10000
   --backlog N        messages of the backlog in (f), default 100000; 10000000 takes some 10 GB of disk
   --plugins N        plugins in (e) and (f), default 100; up to 1000
 ";
@@ -61,9 +65,14 @@ fn main() -> ExitCode {
 
 fn asked() -> Result<Asked, String> {
     let mut asked = Asked {
-        built: Built { program: PathBuf::new(), plugins: PathBuf::new(), guests: PathBuf::new() },
+        built: Built {
+            program: PathBuf::new(),
+            services_program: None,
+            plugins: PathBuf::new(),
+            guests: PathBuf::new(),
+        },
         json: false,
-        parts: "abcdef".to_owned(),
+        parts: "abcdefg".to_owned(),
         messages: 100_000,
         notifications: 10_000,
         backlog: 100_000,
@@ -79,6 +88,7 @@ fn asked() -> Result<Asked, String> {
         let count = || value.parse::<usize>().ok().filter(|count| *count > 0).ok_or_else(|| HELP.to_owned());
         match word.as_str() {
             "--program" => asked.built.program = value.into(),
+            "--services-program" => asked.built.services_program = Some(value.into()),
             "--built-plugins" => asked.built.plugins = value.into(),
             "--guests" => asked.built.guests = value.into(),
             "--only" => asked.parts = value,
@@ -89,7 +99,8 @@ fn asked() -> Result<Asked, String> {
             _ => return Err(HELP.to_owned()),
         }
     }
-    for path in [&asked.built.program, &asked.built.plugins, &asked.built.guests] {
+    let Built { program, services_program, plugins, guests } = &asked.built;
+    for path in [program, plugins, guests].into_iter().chain(services_program) {
         if !path.exists() {
             return Err(format!("`{}` is missing; `cargo xtask bench` builds it\n\n{HELP}", path.display()));
         }
@@ -138,6 +149,10 @@ fn run(asked: &Asked) {
     if wants('f') {
         progress("(f) a long backlog");
         delivery::backlog(built, &under("backlog"), asked.backlog, &mut report);
+    }
+    if wants('g') {
+        progress("(g) side by side on real services");
+        side_by_side::measure(built, &under("side-by-side"), asked.notifications, &mut report);
     }
     report.machine["load_1_min_at_end"] = machine::load().into();
     if asked.json {

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// One figure with its floor and its target.
 #[derive(Debug, Serialize)]
 pub struct Figure {
-    /// The part: `a` to `f`.
+    /// The part: `a` to `g`.
     pub part: char,
     /// What was measured.
     pub name: String,
