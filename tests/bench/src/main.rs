@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: how fast the real program is, each figure beside a floor measured in the same run.
 //!
 //! (a) one call, (b) published to acknowledged, (c) the notification chain, (d) swaps, (e) start and memory, (f) long
-//! backlogs and many plugins, (g) on real services, side by side with the worker in Node that teams write today. What the figures mean and what they came to is in `docs/performance.md`.
+//! backlogs and many plugins, (g) on real services, side by side with the worker in Node that teams write today. What the
+//! figures mean and what they came to is in `docs/performance.md`.
 //!
 //! Invariants
 //! - The program is the release build, started as anybody starts it, on a folder of its own; loopback alone is used.
