@@ -1,8 +1,9 @@
 //! The whole notification chain with the plugins that ship, unchanged, on real services: Redis as the cache, Pub/Sub as the
-//! broker, the documents in MongoDB or what stands in for it, SES; each goes away in the middle of work and comes back.
+//! broker, the users in MySQL or MariaDB, the documents in MongoDB or what stands in for it, SES; each goes away in the middle of
+//! work and comes back.
 //!
 //! Needs a host with the drivers (`cargo xtask test` builds it) and the servers; what is missing is named in the summary.
-//! The users' database and the host's own state are embedded here.
+//! The host's own state is embedded here.
 //!
 //! A server in memory alone (the Pub/Sub emulator, this repository's SES) cannot be restarted without forgetting what it
 //! took: a proxy takes those away, with every connection that is open.
@@ -11,6 +12,7 @@ use sandpost_services::{Proxy, Server, checked, not_checked};
 use sandpost_test_ses::Ses;
 use sandpost_tests::{Host, Setup, services_program};
 use serde_json::json;
+use sqlx::{Connection as _, Executor as _};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -25,6 +27,7 @@ const EACH: usize = 6;
 /// Everything that the host speaks to, up.
 struct Services {
     redis: Server,
+    mysql: Server,
     mongo: Server,
     _pubsub: Server,
     pubsub_proxy: Proxy,
@@ -32,7 +35,7 @@ struct Services {
     ses_proxy: Proxy,
     program: PathBuf,
     // Last: proxies and SES live on it.
-    _io: Runtime,
+    io: Runtime,
 }
 
 impl Services {
@@ -42,23 +45,29 @@ impl Services {
             return None;
         };
         let io = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        let (redis, mongo, pubsub) =
-            (sandpost_services::redis()?, sandpost_services::mongo()?, sandpost_services::pubsub()?);
-        for server in [&redis, &mongo, &pubsub] {
+        let (redis, mysql) = (sandpost_services::redis()?, sandpost_services::mariadb()?);
+        let (mongo, pubsub) = (sandpost_services::mongo()?, sandpost_services::pubsub()?);
+        for server in [&redis, &mysql, &mongo, &pubsub] {
             checked(SUITE, server);
         }
         let ses = io.block_on(Ses::start()).expect("SES for tests");
         let entered = io.enter();
         let (pubsub_proxy, ses_proxy) = (Proxy::before(pubsub.address()), Proxy::before(ses.address()));
         drop(entered);
-        Some(Self { redis, mongo, _pubsub: pubsub, pubsub_proxy, ses, ses_proxy, program, _io: io })
+        Some(Self { redis, mysql, mongo, _pubsub: pubsub, pubsub_proxy, ses, ses_proxy, program, io })
     }
 
     fn variables(&self) -> Vec<(String, String)> {
         let proxied = |address: SocketAddr| format!("http://{address}");
         let mongo = self.mongo.url();
+        let account = Account::of(&self.mysql);
         [
             ("REDIS_URL", self.redis.url()),
+            ("MYSQL_HOST", self.mysql.address().ip().to_string()),
+            ("MYSQL_PORT", self.mysql.address().port().to_string()),
+            ("MYSQL_USER", account.user),
+            ("MYSQL_PASSWORD", account.password),
+            ("MYSQL_DATABASE", account.database),
             ("PUBSUB_EMULATOR_HOST", self.pubsub_proxy.address().to_string()),
             ("PUBSUB_PROJECT_ID", "sandpost-chain".to_owned()),
             ("MONGODB_URI", mongo),
@@ -86,13 +95,38 @@ impl Services {
     }
 }
 
+/// What the variables have in parts, out of `mysql://user:password@host:port/database`.
+struct Account {
+    user: String,
+    password: String,
+    database: String,
+}
+
+impl Account {
+    fn of(server: &Server) -> Self {
+        let url = server.url();
+        let (_, rest) = url.split_once("://").expect("a scheme");
+        let (account, rest) = rest.rsplit_once('@').expect("an account");
+        let (user, password) = account.split_once(':').expect("a password");
+        let (_, database) = rest.split_once('/').expect("a database");
+        let database = database.split('?').next().unwrap_or_default();
+        Self { user: user.to_owned(), password: password.to_owned(), database: database.to_owned() }
+    }
+}
+
 /// As many users as messages: a mail's recipient says which message it is of.
 fn setup(services: &Services, users: usize) -> Setup {
-    let mut sql = "CREATE TABLE users (id TEXT PRIMARY KEY, email TEXT, name TEXT, locale TEXT);\n".to_owned();
+    let mut sql = "DROP TABLE IF EXISTS users; \
+                   CREATE TABLE users (id VARCHAR(64) PRIMARY KEY, email TEXT, name TEXT, locale TEXT);\n"
+        .to_owned();
     for user in 0..users {
         writeln!(sql, "INSERT INTO users VALUES ('user_{user}', 'user{user}@example.com', 'Ada', 'en');")
             .expect("text");
     }
+    services.io.block_on(async {
+        let mut connection = sqlx::MySqlConnection::connect(&services.mysql.url()).await.expect("MariaDB answers");
+        connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await.expect("the users are there");
+    });
     let config = r#"
         data_dir = "data"
         health_interval_ms = 500
@@ -101,10 +135,8 @@ fn setup(services: &Services, users: usize) -> Setup {
         grants = "requested"
         [breaker]
         open_ms = 500
-        [sql.main]
-        driver = "embedded"
-        [sql.main.embedded]
-        init_file = "seed.sql"
+        [sql.main.mysql]
+        connect_timeout_ms = 2000
         [documents.main.mongo]
         database = "chain"
         server_selection_timeout_ms = 2000
@@ -127,7 +159,6 @@ fn setup(services: &Services, users: usize) -> Setup {
     "#;
     Setup {
         config: config.to_owned(),
-        sql,
         whole: true,
         environment: services.variables(),
         program: Some(services.program.clone()),
@@ -136,8 +167,13 @@ fn setup(services: &Services, users: usize) -> Setup {
     }
 }
 
-/// Publishes for the next users; waits where the broker is away, as a publisher does.
+/// Publishes for the next users; waits where the broker is away, as a publisher does, under a key that makes it safe.
 fn notify(host: &Host, next: &mut usize, ids: &mut Vec<(String, String)>) {
+    notify_with(host, next, ids, true);
+}
+
+/// The same, and without a key where nobody could say whether it was used.
+fn notify_with(host: &Host, next: &mut usize, ids: &mut Vec<(String, String)>, is_keyed: bool) {
     for _ in 0..EACH {
         let user = *next;
         *next += 1;
@@ -145,7 +181,8 @@ fn notify(host: &Host, next: &mut usize, ids: &mut Vec<(String, String)>) {
         let key = format!("\"publish-{user}\"");
         let id = host.eventually("a message is accepted", || {
             let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
-            let reply = host.send("POST", "/v1/topics/notification-created/messages", &headers, body.to_string());
+            let headers = if is_keyed { &headers[..] } else { &headers[..1] };
+            let reply = host.send("POST", "/v1/topics/notification-created/messages", headers, body.to_string());
             if reply.status == 202 {
                 Ok(reply.json()["id"].as_str().expect("an id").to_owned())
             } else {
@@ -188,8 +225,20 @@ fn each_service_goes_and_comes_and_nothing_is_lost_and_nothing_sent_twice() {
     if services.redis.can_restart() {
         services.redis.kill();
         until_not_ready(&host, "redis");
-        notify(&host, &mut next, &mut ids);
+        // Keys are in Redis: a publish with one is refused rather than doubled.
+        let headers = [("content-type", "application/json"), ("idempotency-key", "\"asked-for\"")];
+        let refused = host.send("POST", "/v1/topics/notification-created/messages", &headers, "{}".to_owned());
+        assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("idempotency-unavailable")));
+        notify_with(&host, &mut next, &mut ids, false);
         services.redis.start();
+        until_ready(&host);
+        notify(&host, &mut next, &mut ids);
+    }
+    if services.mysql.can_restart() {
+        services.mysql.kill();
+        until_not_ready(&host, "mysql");
+        notify(&host, &mut next, &mut ids);
+        services.mysql.start();
         until_ready(&host);
         notify(&host, &mut next, &mut ids);
     }
@@ -239,21 +288,24 @@ fn each_service_goes_and_comes_and_nothing_is_lost_and_nothing_sent_twice() {
 #[test]
 fn the_host_starts_with_every_service_down_and_is_ready_when_they_come() {
     let Some(services) = Services::start() else { return };
-    if !services.redis.can_restart() || !services.mongo.can_restart() {
+    if [&services.redis, &services.mysql, &services.mongo].iter().any(|server| !server.can_restart()) {
         return not_checked("start with every service down", "the servers are not this test's own");
     }
+    let setup = setup(&services, 20);
     services.redis.stop();
+    services.mysql.stop();
     services.mongo.stop();
     services.ses_proxy.refuse();
     services.pubsub_proxy.refuse();
-    let host = Host::start(setup(&services, 20));
+    let host = Host::start(setup);
     assert_eq!(host.get("/healthz").status, 200);
     let unready = host.get("/readyz?verbose=1");
     assert_eq!(unready.status, 503, "{}", unready.text);
-    for kind in ["redis", "mongodb", "pubsub", "ses"] {
+    for kind in ["redis", "mysql", "mongodb", "pubsub", "ses"] {
         assert_eq!(unready.json()["checks"][kind]["status"], "error", "{kind}: {}", unready.text);
     }
     services.redis.start();
+    services.mysql.start();
     services.mongo.start();
     services.ses_proxy.pass();
     services.pubsub_proxy.pass();
