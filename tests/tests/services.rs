@@ -227,7 +227,7 @@ fn each_service_goes_and_comes_and_nothing_is_lost_and_nothing_sent_twice() {
         until_not_ready(&host, "redis");
         // Keys are in Redis: a publish with one is refused rather than doubled.
         let headers = [("content-type", "application/json"), ("idempotency-key", "\"asked-for\"")];
-        let refused = host.send("POST", "/v1/topics/notification-created/messages", &headers, "{}".to_owned());
+        let refused = host.send("POST", "/v1/topics/notification-created/messages", &headers, "{}");
         assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("idempotency-unavailable")));
         notify_with(&host, &mut next, &mut ids, false);
         services.redis.start();

@@ -262,7 +262,7 @@ fn read(
                 kept.push((name.to_owned(), value.into_owned()));
             }
             name => {
-                tracing::warn!(target: "sandpost_sql", key, parameter = name, "a parameter of the address is passed over")
+                tracing::warn!(target: "sandpost_sql", key, parameter = name, "a parameter of the address is passed over");
             }
         }
     }

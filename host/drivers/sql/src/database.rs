@@ -214,9 +214,8 @@ async fn failed<E: Engine>(
             }
             return Ok(Ran::Stale);
         }
-        (Fault::Client(_), Some(_)) | (Fault::Refused(_), _) => lease.give_back(),
-        // Tidying takes the rest in; within its time, or the connection is ended.
-        (Fault::Midway(_), _) => lease.give_back(),
+        // Tidying takes in the rest of what was given up midway; within its time, or the connection is ended.
+        (Fault::Client(_), Some(_)) | (Fault::Refused(_) | Fault::Midway(_), _) => lease.give_back(),
         // Nobody knows what it is at: dropped, it is closed and ended.
         (Fault::Client(_) | Fault::Timeout, _) => drop(lease),
     }
@@ -424,11 +423,9 @@ impl<E: Engine> Open<E> {
             };
             let meaning = meaning::<E>(&fault, self.access);
             let goes_on = match (&fault, meaning) {
-                (Fault::Refused(_), _) => true,
-                (Fault::Client(_), Some(Meaning::Contended { all_undone: true })) => false,
-                (Fault::Client(_), Some(Meaning::Leaving)) => false,
-                (Fault::Client(_), Some(_)) | (Fault::Midway(_), _) => true,
-                (Fault::Client(_) | Fault::Timeout, _) => false,
+                (Fault::Client(_), Some(Meaning::Contended { all_undone: true } | Meaning::Leaving) | None)
+                | (Fault::Timeout, _) => false,
+                (Fault::Client(_), Some(_)) | (Fault::Refused(_) | Fault::Midway(_), _) => true,
             };
             if goes_on {
                 let patience = if matches!(fault, Fault::Midway(_)) { REST_MAX } else { lease.control_timeout() };

@@ -192,16 +192,13 @@ impl<E: Engine> Pool<E> {
     }
 
     async fn tidy(self: Arc<Self>, mut session: E::Session, permit: OwnedSemaphorePermit) {
-        match timeout(self.control_timeout, E::tidy(&mut session)).await {
-            Ok(Ok(())) => {
-                self.put(session);
-                drop(permit);
-            }
-            Ok(Err(_)) | Err(_) => {
-                let id = E::id(&session);
-                drop(session);
-                self.end(id, permit).await;
-            }
+        if matches!(timeout(self.control_timeout, E::tidy(&mut session)).await, Ok(Ok(()))) {
+            self.put(session);
+            drop(permit);
+        } else {
+            let id = E::id(&session);
+            drop(session);
+            self.end(id, permit).await;
         }
     }
 

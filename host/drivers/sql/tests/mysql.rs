@@ -47,11 +47,6 @@ async fn the_contract_is_kept() {
     let Some(server) = sandpost_services::mariadb() else { return };
     let database = open(&server);
     check(&*database, Dialect::MySql).await;
-    // Again, on one connection.
-    let one = Config { url: Some(Secret::new(server.url())), pool_max_connections: Some(1), ..Config::default() };
-    let narrow = open_mysql(&one).unwrap();
-    // But for what holds a transaction and calls beside it.
-    assert_eq!(query(&*narrow, "SELECT 1").await.unwrap().rows, [[Value::Int64(1)]]);
     database.close().await;
     checked("sql contract", &server);
 }

@@ -2,7 +2,7 @@
 //!
 //! What they differ in from the port, and each other: a statement's time is `max_execution_time` on MySQL, which ends reading
 //! statements alone, and `max_statement_time` on MariaDB, which ends all; whatever else takes too long is ended over another
-//! connection. What defines tables commits by itself. Tables must be of an engine with transactions (InnoDB).
+//! connection. What defines tables commits by itself. Tables must be of an engine with transactions (`InnoDB`).
 
 mod errors;
 mod values;
@@ -34,7 +34,7 @@ const SQL_MODE: &str = "STRICT_TRANS_TABLES,STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO
 const STATEMENTS_KEPT: usize = 64;
 
 /// How much longer than this host the server keeps a connection that says nothing.
-const IDLE_MARGIN: Duration = Duration::from_secs(60);
+const IDLE_MARGIN: Duration = Duration::from_mins(1);
 
 pub(crate) struct Mysql {
     options: MySqlConnectOptions,
@@ -158,10 +158,13 @@ impl Engine for Mysql {
         let row = connection.fetch_one("SELECT CONNECTION_ID(), VERSION()").await?;
         let (id, version): (u64, String) = (row.try_get_unchecked(0)?, row.try_get_unchecked(1)?);
         let is_mariadb = version.to_ascii_lowercase().contains("mariadb");
-        let mut words = format!("SET SESSION sql_mode = '{SQL_MODE}', wait_timeout = {}", self.wait.as_secs());
-        if is_mariadb {
-            words += &format!(", idle_transaction_timeout = {}", self.transaction_wait.as_secs());
-        }
+        let of_transactions = if is_mariadb {
+            format!(", idle_transaction_timeout = {}", self.transaction_wait.as_secs())
+        } else {
+            String::new()
+        };
+        let wait_s = self.wait.as_secs();
+        let words = format!("SET SESSION sql_mode = '{SQL_MODE}', wait_timeout = {wait_s}{of_transactions}");
         own(&mut connection, &words).await?;
         Ok(Session { connection, id, is_mariadb, limit: None })
     }

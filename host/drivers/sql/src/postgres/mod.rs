@@ -47,7 +47,7 @@ const UNDERSTOOD: &[&str] = &[
 const STATEMENTS_KEPT: usize = 64;
 
 /// How much longer than this host the server keeps a transaction that says nothing.
-const IDLE_MARGIN: Duration = Duration::from_secs(60);
+const IDLE_MARGIN: Duration = Duration::from_mins(1);
 
 /// What a statement, or a function that it calls, could leave in a session: all of DISCARD ALL but the prepared statements, which
 /// the client library counts on.
@@ -125,14 +125,14 @@ fn options(address: &Address) -> Result<PgConnectOptions, OpenError> {
 
 fn session_words(address: &Address, settings: &Settings) -> String {
     let idle_ms = (settings.transaction_idle_max + IDLE_MARGIN).as_millis();
-    let mut words = format!(
+    let search = match &address.schema {
+        Some(schema) => format!("; SET search_path = \"{}\"", schema.replace('"', "\"\"")),
+        None => String::new(),
+    };
+    format!(
         "SET client_min_messages = error; SET timezone = 'UTC'; SET standard_conforming_strings = on; \
-         SET idle_in_transaction_session_timeout = {idle_ms}"
-    );
-    if let Some(schema) = &address.schema {
-        words += &format!("; SET search_path = \"{}\"", schema.replace('"', "\"\""));
-    }
-    words
+         SET idle_in_transaction_session_timeout = {idle_ms}{search}"
+    )
 }
 
 impl Engine for Postgres {

@@ -540,23 +540,23 @@ mod tests {
 
     #[test]
     fn a_value_goes_into_its_place_or_is_refused() {
+        #[track_caller]
+        fn refused(value: &Value, plan: Plan) {
+            assert!(wire(value, plan).is_err(), "{value:?} as {plan:?}");
+        }
         assert_eq!(wire(&Value::Int64(5), Plan::Text).unwrap(), b"5");
         assert_eq!(wire(&Value::Text("5".into()), Plan::Int4).unwrap(), 5_i32.to_be_bytes());
         assert_eq!(wire(&Value::Decimal("7.00".into()), Plan::Int2).unwrap(), 7_i16.to_be_bytes());
-        #[track_caller]
-        fn refused(value: Value, plan: Plan) {
-            assert!(wire(&value, plan).is_err(), "{value:?} as {plan:?}");
-        }
-        refused(Value::Int64(40_000), Plan::Int2);
-        refused(Value::UInt64(u64::MAX), Plan::Int8);
-        refused(Value::Int64((1 << 53) + 1), Plan::Float8);
-        refused(Value::Decimal("7.5".into()), Plan::Int8);
-        refused(Value::Float64(1e300), Plan::Float4);
-        refused(Value::Boolean(true), Plan::Int4);
-        refused(Value::Bytes(vec![1]), Plan::Text);
-        refused(Value::Text("a\0".into()), Plan::Text);
-        refused(Value::Text("0190".into()), Plan::Uuid);
-        refused(Value::Time("24:00:01".into()), Plan::Time);
-        refused(Value::Date("2026-02-30".into()), Plan::Date);
+        refused(&Value::Int64(40_000), Plan::Int2);
+        refused(&Value::UInt64(u64::MAX), Plan::Int8);
+        refused(&Value::Int64((1 << 53) + 1), Plan::Float8);
+        refused(&Value::Decimal("7.5".into()), Plan::Int8);
+        refused(&Value::Float64(1e300), Plan::Float4);
+        refused(&Value::Boolean(true), Plan::Int4);
+        refused(&Value::Bytes(vec![1]), Plan::Text);
+        refused(&Value::Text("a\0".into()), Plan::Text);
+        refused(&Value::Text("0190".into()), Plan::Uuid);
+        refused(&Value::Time("24:00:01".into()), Plan::Time);
+        refused(&Value::Date("2026-02-30".into()), Plan::Date);
     }
 }
