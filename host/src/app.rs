@@ -258,11 +258,11 @@ fn warn_about(config: &Config) {
     for (variable, driver) in without_driver(&config::environment) {
         tracing::warn!(variable, driver, "Set, but this build does not have the driver: the embedded one is used.");
     }
-    if let [Some(first), Some(second)] = ["PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"].map(config::environment)
-        && !first.is_empty()
     if let Some(variable) = traces::in_vain(&config::environment) {
         tracing::warn!(variable, "Set, but this build does not export traces; `--features otlp` does.");
     }
+    if let [Some(first), Some(second)] = ["PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"].map(config::environment)
+        && !first.is_empty()
         && !second.is_empty()
         && first != second
     {
