@@ -2,19 +2,20 @@
 
 use crate::bucket::Bucket;
 use crate::config::Config;
+use crate::copies::{Copies, KEYS_MAX, Keys, Written};
 use crate::errors::Effect;
 use crate::link::Link;
 use crate::prefix;
 use crate::requests::RedisRequests;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use redis::Script;
+use redis::{FromRedisValue, Script, Value};
 use sandpost_ports::PortError;
 use sandpost_ports::cache::{Cache, Condition};
 use sandpost_ports::health::Health;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Adds, and sets the time to live where this made the key. As text, because a script's numbers are floats.
 const INCREMENT: &str = "
@@ -41,6 +42,57 @@ impl RedisCache {
         Self { link, batch_max: config.batch_max, increment: Script::new(INCREMENT) }
     }
 
+    /// The copies that are kept in this host now; none where none are kept. What is on its way out may be counted.
+    pub fn copies(&self) -> Option<u64> {
+        self.link.copies().map(Copies::count)
+    }
+
+    /// To be held over a write.
+    fn written<'a>(&'a self, keys: Keys<'a>) -> Written<'a> {
+        Written::new(self.link.copies(), keys)
+    }
+
+    /// What there are copies of from here; the rest from Redis, which says from then on when it changes.
+    async fn get_and_keep(&self, copies: &Copies, keys: &[String]) -> Result<Vec<Option<Bytes>>, PortError> {
+        let mut values: Vec<Option<Bytes>> = keys.iter().map(|key| copies.get(key)).collect();
+        let asked: Vec<usize> = (0..keys.len()).filter(|place| values[*place].is_none()).collect();
+        if asked.is_empty() {
+            return Ok(values);
+        }
+        let seen: Vec<_> = asked.iter().map(|place| copies.see(&keys[*place])).collect();
+        let asked_at = Instant::now();
+        let (found, left): (Vec<Option<Vec<u8>>>, Vec<i64>) = self
+            .link
+            .call(Effect::Reads, async |mut line| {
+                let mut pipeline = redis::pipe();
+                // Of the next command alone.
+                pipeline.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
+                let mget = pipeline.cmd("MGET");
+                for place in &asked {
+                    mget.arg(&keys[*place]);
+                }
+                for place in &asked {
+                    pipeline.cmd("PTTL").arg(&keys[*place]);
+                }
+                let mut answers: Vec<Value> = pipeline.query_async(&mut line).await?;
+                let left = answers.split_off(1.min(answers.len()));
+                let found = answers.pop().unwrap_or(Value::Nil);
+                Ok((FromRedisValue::from_redis_value(found)?, Vec::from_redis_value(Value::Array(left))?))
+            })
+            .await?;
+        for (((place, seen), value), left_ms) in asked.into_iter().zip(seen).zip(found).zip(left) {
+            let Some(value) = value.map(Bytes::from) else { continue };
+            // Gone since, where it is none of both.
+            let left = match left_ms {
+                NO_END => Duration::MAX,
+                left_ms => Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)),
+            };
+            copies.keep(&keys[place], seen, &value, asked_at, left);
+            values[place] = Some(value);
+        }
+        Ok(values)
+    }
+
     pub(crate) fn link(&self) -> &Link {
         &self.link
     }
@@ -59,6 +111,11 @@ impl RedisCache {
 #[async_trait::async_trait]
 impl Cache for RedisCache {
     async fn get_many(&self, keys: &[String]) -> Result<Vec<Option<Bytes>>, PortError> {
+        if let Some(copies) = self.link.copies()
+            && keys.len() <= KEYS_MAX
+        {
+            return self.get_and_keep(copies, keys).await;
+        }
         let batch_max = self.batch_max;
         self.link
             .call(Effect::Reads, async |mut line| {
@@ -74,6 +131,7 @@ impl Cache for RedisCache {
 
     async fn set(&self, key: &str, value: Bytes, ttl: Duration, condition: Condition) -> Result<bool, PortError> {
         let ttl_ms = lifetime_ms(ttl)?;
+        let _written = self.written(Keys::One(key));
         self.link
             .call(Effect::Writes, async |mut line| {
                 let mut set = set(key, &value, ttl_ms);
@@ -91,6 +149,9 @@ impl Cache for RedisCache {
     async fn set_many(&self, entries: Vec<(String, Bytes)>, ttl: Duration) -> Result<(), PortError> {
         let ttl_ms = lifetime_ms(ttl)?;
         let batch_max = self.batch_max;
+        let keys =
+            if self.link.copies().is_some() { entries.iter().map(|(key, _)| key.clone()).collect() } else { vec![] };
+        let _written = self.written(Keys::These(keys));
         self.link
             .call(Effect::Writes, async |mut line| {
                 if line.is_cluster() {
@@ -118,6 +179,7 @@ impl Cache for RedisCache {
     }
 
     async fn take(&self, key: &str) -> Result<Option<Bytes>, PortError> {
+        let _written = self.written(Keys::One(key));
         self.link
             .call(Effect::Writes, async |mut line| {
                 let value: Option<Vec<u8>> = redis::cmd("GETDEL").arg(key).query_async(&mut line).await?;
@@ -128,6 +190,7 @@ impl Cache for RedisCache {
 
     async fn delete(&self, keys: &[String]) -> Result<u64, PortError> {
         let batch_max = self.batch_max;
+        let _written = self.written(Keys::Many(keys));
         self.link
             .call(Effect::Writes, async |mut line| {
                 let mut deleted = 0;
@@ -144,6 +207,7 @@ impl Cache for RedisCache {
             return Err(PortError::invalid("an empty prefix would delete everything"));
         }
         let batch_max = self.batch_max;
+        let _written = self.written(Keys::Any);
         self.link.call(Effect::Writes, async |line| prefix::delete(line, prefix, batch_max).await).await
     }
 
@@ -153,6 +217,7 @@ impl Cache for RedisCache {
 
     async fn expire(&self, key: &str, ttl: Duration) -> Result<bool, PortError> {
         let ttl_ms = millis(ttl);
+        let _written = self.written(Keys::One(key));
         self.link
             .call(Effect::Writes, async |mut line| {
                 redis::cmd("PEXPIRE").arg(key).arg(ttl_ms).query_async(&mut line).await
@@ -173,6 +238,7 @@ impl Cache for RedisCache {
 
     async fn increment(&self, key: &str, by: i64, ttl: Duration) -> Result<i64, PortError> {
         let ttl_ms = lifetime_ms(ttl)?;
+        let _written = self.written(Keys::One(key));
         self.link
             .call(Effect::Writes, async |mut line| {
                 self.increment.prepare_invoke().key(key).arg(by).arg(ttl_ms).invoke_async(&mut line).await

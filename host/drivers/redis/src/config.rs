@@ -27,6 +27,9 @@ pub struct Config {
     pub reconnect_max_ms: u64,
     /// Keys that are looked for, written or deleted with one command. Default 500: Redis answers nobody else meanwhile.
     pub batch_max: usize,
+    /// Bytes of copies that this host keeps of what it read, which Redis says when they are wrong. Default 0: none, because what
+    /// another host wrote is then seen a moment late. One server only.
+    pub client_side_cache_bytes: usize,
 }
 
 impl Default for Config {
@@ -40,6 +43,7 @@ impl Default for Config {
             reconnect_min_ms: 50,
             reconnect_max_ms: 2_000,
             batch_max: 500,
+            client_side_cache_bytes: 0,
         }
     }
 }
@@ -56,6 +60,9 @@ pub enum OpenError {
     /// An address that cannot be read. What Redis's client says of it may hold the address, so it is left out.
     #[error("`{0}` is no Redis address, as redis://host:6379 or rediss://host:6379")]
     Address(&'static str),
+    /// Copies of a cluster's entries.
+    #[error("`client_side_cache_bytes` is for one server; on a cluster this host keeps no copies")]
+    CopiesOfCluster,
     /// A bound that cannot be.
     #[error("`{0}` is 0")]
     Zero(&'static str),
@@ -77,6 +84,9 @@ impl Config {
             if value == 0 {
                 return Err(OpenError::Zero(name));
             }
+        }
+        if self.client_side_cache_bytes > 0 && !self.cluster_urls.is_empty() {
+            return Err(OpenError::CopiesOfCluster);
         }
         match (&self.url, &self.cluster_urls[..]) {
             (None, []) => Err(OpenError::NoAddress),
@@ -129,6 +139,8 @@ mod tests {
         let error = with("url = \"http://secret:pass@host\"").unwrap_err();
         assert!(error.contains("`url`") && !error.contains("secret") && !error.contains("host:pass"), "{error}");
         assert!(with("url = \"redis://a\"\nbatch_max = 0").unwrap_err().contains("batch_max"));
+        let copies = "cluster_urls = [\"redis://b\"]\nclient_side_cache_bytes = 1";
+        assert!(with(copies).unwrap_err().contains("client_side_cache_bytes"));
         assert!(toml::from_str::<Config>("urll = \"x\"").is_err());
     }
 }

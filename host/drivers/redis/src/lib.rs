@@ -10,6 +10,7 @@
 //! - A write whose answer did not come is [`ErrorKind::UnknownOutcome`](sandpost_ports::ErrorKind); a read is
 //!   [`ErrorKind::Unavailable`](sandpost_ports::ErrorKind), because reading twice does no harm.
 //! - Nothing here blocks a connection that others share: no `BLPOP`, no `SUBSCRIBE`, no `KEYS`.
+//! - A copy that this host keeps of an entry is right as far as Redis told it; by default it keeps none.
 //!
 //! Needs Redis 6.2 or newer (`GETDEL`).
 
@@ -18,6 +19,7 @@
 mod bucket;
 mod cache;
 mod config;
+mod copies;
 mod errors;
 mod figures;
 mod link;

@@ -3,12 +3,17 @@
 //! Commands go over it side by side; none of them may block it.
 
 use crate::config::{Config, OpenError};
+use crate::copies::Copies;
 use crate::errors::{Effect, failed};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::caching::{CacheConfig, CacheMode};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::{Cmd, Pipeline, ProtocolVersion, PushInfo, RedisError, RedisFuture, RedisResult, Value};
 use sandpost_ports::PortError;
+use std::convert::Infallible;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::sync::OnceCell;
 
@@ -19,6 +24,8 @@ const RETRIES: usize = 2;
 pub(crate) struct Link {
     to: To,
     seen: AtomicU8,
+    /// Where this host keeps copies of what it read.
+    copies: Option<Arc<Copies>>,
 }
 
 enum To {
@@ -41,14 +48,31 @@ const GONE: u8 = 2;
 impl Link {
     pub(crate) fn new(config: &Config) -> Result<Self, OpenError> {
         let mut nodes = config.nodes()?;
+        let copies =
+            (config.client_side_cache_bytes > 0).then(|| Arc::new(Copies::new(config.client_side_cache_bytes)));
         let to = if config.cluster_urls.is_empty() {
-            let client = redis::Client::open(nodes.remove(0)).map_err(OpenError::Client)?;
-            let settings = ConnectionManagerConfig::new()
+            let mut node = nodes.remove(0);
+            if copies.is_some() {
+                // The older protocol has no way to be told of anything unasked.
+                let settings = node.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+                node = node.set_redis_settings(settings);
+            }
+            let client = redis::Client::open(node).map_err(OpenError::Client)?;
+            let mut settings = ConnectionManagerConfig::new()
                 .set_connection_timeout(Some(config.connect_timeout()))
                 .set_response_timeout(Some(config.response_timeout()))
                 .set_number_of_retries(RETRIES)
                 .set_min_delay(std::time::Duration::from_millis(config.reconnect_min_ms))
                 .set_max_delay(std::time::Duration::from_millis(config.reconnect_max_ms));
+            if let Some(copies) = copies.clone() {
+                // The client's own cache is opened for one thing: each new connection then begins with `CLIENT TRACKING ON
+                // OPTIN`. No command opts in to it, so it keeps nothing.
+                let tracking = CacheConfig::new().set_mode(CacheMode::OptIn).set_size(NonZeroUsize::MIN);
+                settings = settings.set_cache_config(tracking).set_push_sender(move |push: PushInfo| {
+                    copies.hear(&push);
+                    Ok::<(), Infallible>(())
+                });
+            }
             let manager = ConnectionManager::new_lazy_with_config(client, settings).map_err(OpenError::Client)?;
             To::One(Box::new(manager))
         } else {
@@ -62,7 +86,12 @@ impl Link {
                 .map_err(OpenError::Client)?;
             To::Many { client: Box::new(client), connection: OnceCell::new() }
         };
-        Ok(Self { to, seen: AtomicU8::new(NOTHING_YET) })
+        Ok(Self { to, seen: AtomicU8::new(NOTHING_YET), copies })
+    }
+
+    /// What this host keeps copies in, where it does.
+    pub(crate) fn copies(&self) -> Option<&Copies> {
+        self.copies.as_deref()
     }
 
     /// Whether it is many servers.
@@ -102,6 +131,9 @@ impl Link {
     /// Says when Redis went away and when it came back.
     fn watch<T>(&self, answer: &RedisResult<T>) {
         let lost = answer.as_ref().err().is_some_and(is_gone);
+        if lost && let Some(copies) = &self.copies {
+            copies.forget_all();
+        }
         let now = if lost { GONE } else { THERE };
         let before = self.seen.swap(now, Ordering::Relaxed);
         match (before, now) {
