@@ -8,7 +8,7 @@
 //! - Steps wait in [`Pending`] until their transaction is about to be committed, and go with it where it fails.
 //! - Every row is in one batch, which knows the earliest time in it: what is old is found without an index over all rows.
 
-use crate::row::{int, length, maybe_name, time, unreadable};
+use crate::row::{int, length, maybe_name, unreadable};
 use crate::store::Store;
 use crate::trouble::full;
 use crate::writer::Work;
@@ -49,7 +49,8 @@ impl Ledger for Store {
     async fn history(&self, message: &MessageId) -> Result<Vec<LedgerEntry>, PortError> {
         let message = message.clone();
         self.read(move |conn| {
-            let mut actors = conn.prepare_cached("SELECT subscription, plugin, version, digest FROM ledger_actors WHERE id = ?1")?;
+            let mut actors =
+                conn.prepare_cached("SELECT subscription, plugin, version, digest FROM ledger_actors WHERE id = ?1")?;
             let mut rows =
                 conn.prepare_cached("SELECT trace_id, steps FROM ledger WHERE message_id IN (?1, ?2) ORDER BY n")?;
             // An id that is no UUID is kept as it is written.
