@@ -11,11 +11,13 @@ use sandpost_ports::Secret;
 use sandpost_ports::cache::{Cache as _, Condition};
 use sandpost_redis::{Config, RedisCache, open};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const TTL: Duration = Duration::from_mins(10);
 const READS: u32 = 20_000;
+/// How long a key is read and written at once.
+const SPELL: Duration = Duration::from_secs(2);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
@@ -45,11 +47,10 @@ async fn main() {
         row("each key once, from Redis", read(&plain, tasks, &spread).await);
         row("each key once, with a copy made", read(&fresh, tasks, &spread).await);
         for (what, cache) in [("from Redis", &plain), ("with copies", &near)] {
-            let (writing, written) = write_on(&host(0), &value);
-            let took = read(cache, tasks, &hot).await;
-            writing.store(false, Ordering::Relaxed);
-            let rate = f64::from(u32::try_from(written.load(Ordering::Relaxed)).unwrap()) / took.as_secs_f64();
-            row(&format!("a key written {rate:.0} times a second, {what}"), took);
+            let (reads, writes) = read_while_written(cache, tasks, &plain, &value).await;
+            let each = SPELL.as_secs_f64() * 1e6 / reads;
+            let what = format!("a key written {writes:.0} times a second, {what}");
+            println!("  {what:<55} {each:>8.1} µs a read {:>9.0} reads a second", reads / SPELL.as_secs_f64());
         }
     }
     println!("\nwrite, then read at once, 2000 times, while three others read: reads that show what was before");
@@ -79,19 +80,30 @@ async fn read(cache: &Arc<RedisCache>, tasks: u32, keys: &[String]) -> Duration 
     begun.elapsed()
 }
 
-/// Writes the hot key until it is told to stop.
-fn write_on(cache: &Arc<RedisCache>, value: &Bytes) -> (Arc<AtomicBool>, Arc<AtomicU64>) {
-    let (writing, written) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
-    tokio::spawn({
-        let (cache, value, writing, written) = (cache.clone(), value.clone(), writing.clone(), written.clone());
-        async move {
-            while writing.load(Ordering::Relaxed) {
-                cache.set("hot", value.clone(), TTL, Condition::Always).await.unwrap();
-                written.fetch_add(1, Ordering::Relaxed);
+/// Reads of the hot key, and writes of it a second by another connection, while both go on for a spell.
+async fn read_while_written(cache: &Arc<RedisCache>, tasks: u32, other: &Arc<RedisCache>, value: &Bytes) -> (f64, f64) {
+    let until = Instant::now() + SPELL;
+    let mut reading = tokio::task::JoinSet::new();
+    for _ in 0..tasks {
+        let cache = cache.clone();
+        reading.spawn(async move {
+            let mut reads = 0_u32;
+            while Instant::now() < until {
+                cache.get_many(&["hot".to_owned()]).await.unwrap();
+                reads += 1;
+                // A read that a copy answers never waits by itself, and the writer is to have its turn.
+                tokio::task::yield_now().await;
             }
-        }
-    });
-    (writing, written)
+            reads
+        });
+    }
+    let mut writes = 0_u32;
+    while Instant::now() < until {
+        other.set("hot", value.clone(), TTL, Condition::Always).await.unwrap();
+        writes += 1;
+    }
+    let reads: u32 = reading.join_all().await.into_iter().sum();
+    (f64::from(reads), f64::from(writes) / SPELL.as_secs_f64())
 }
 
 const ROUNDS: u32 = 2_000;

@@ -56,18 +56,18 @@ async fn many_at_once_get_a_turn_each() {
             futures_util::future::join_all(takes).await
         });
     }
-    let mut waits: Vec<u64> = tasks
+    let mut waits: Vec<u128> = tasks
         .join_all()
         .await
         .into_iter()
         .flatten()
         .map(|turn| match turn.unwrap() {
-            Turn::After(wait) => (wait.as_millis() as u64).div_ceil(10_000),
+            Turn::After(wait) => wait.as_millis().div_ceil(10_000),
             other @ Turn::NotBefore(_) => panic!("{other:?}"),
         })
         .collect();
     waits.sort_unstable();
-    assert_eq!(waits, (0..60).collect::<Vec<u64>>(), "one turn for each, none twice");
+    assert_eq!(waits, (0..60).collect::<Vec<u128>>(), "one turn for each, none twice");
     sandpost_services::checked("bucket", &server);
 }
 
