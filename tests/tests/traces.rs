@@ -304,8 +304,12 @@ fn one_trace_goes_from_the_callers_span_to_the_id_that_ses_gave_the_mail() {
         assert!(head.contains(&format!("authorization: bearer {TOKEN}\r\n")), "{head}");
         assert!(head.contains("content-type: application/x-protobuf\r\n"), "{head}");
     }
-    let metrics = host.get("/metrics").text;
-    assert!(metrics.contains("sandpost_spans_exported_total"), "{metrics}");
+    // Counted by the host when it has the collector's answer.
+    host.eventually("eight spans are counted", || {
+        let metrics = host.get("/metrics").text;
+        let line = metrics.lines().find(|line| line.starts_with("sandpost_spans_exported_total "));
+        if line.is_some_and(|line| line.ends_with(" 8")) { Ok(()) } else { Err(format!("{line:?}")) }
+    });
     assert!(host.terminate().success());
     let log = format!("{:?}", host.log());
     assert!(!log.contains(TOKEN), "a header is in the log");

@@ -36,6 +36,8 @@ pub fn http(data: &[u8]) {
             service: "sandpost".to_owned(),
             publisher: Publisher::new(store.clone(), store.clone(), clock.clone()),
             state: store.clone(),
+            requests: store.clone(),
+            cache_server: None,
             plugins: Arc::new(NoPlugins),
             handlers: Vec::new(),
             mailbox: None,
