@@ -223,7 +223,7 @@ async fn alone_a_host_takes_its_share_of_the_rate() {
     // 95 % of the account's 10 a second, a quarter of that: a turn is 421 ms.
     match ses.send(&mail()).await {
         Err(SendError::Throttled { after_ms: Some(after_ms) }) => {
-            assert!((200..=421).contains(&after_ms), "{after_ms}")
+            assert!((200..=421).contains(&after_ms), "{after_ms}");
         }
         other => panic!("{other:?}"),
     }
