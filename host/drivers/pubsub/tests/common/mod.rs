@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long something may take that is owed. The emulator goes on delivering to streams that were reset, and misses each of
-/// those deliveries only when its ack deadline is over.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// those deliveries only when its ack deadline of 60 s is over, more than once in a row where it is unlucky.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(200);
 
 /// An emulator of its own. `pstest` speaks gRPC alone, and topics and subscriptions are asked for by REST.
 pub(crate) fn emulator(suite: &str) -> Option<Server> {

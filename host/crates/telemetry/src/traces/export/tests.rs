@@ -1,3 +1,5 @@
+//! The queue before the collector: full, at a stop, the waits between tries, and how often its trouble is said.
+
 use super::*;
 
 fn span(name: &str) -> Span {

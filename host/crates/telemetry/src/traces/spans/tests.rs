@@ -1,3 +1,5 @@
+//! What spans come to as they are exported: parents, names, attributes, errors.
+
 use super::*;
 use crate::events::dispatch::{
     DeliveryOutcome, attempt_span, record_outcome, record_unsettled, record_version, settle_span,
