@@ -117,7 +117,8 @@ mod tests {
         let account = Ses::start().await.unwrap();
         // Over it by a fifth, the account refuses: each host by itself would be at twice the rate.
         account.change(|account| (account.max_send_rate, account.rate_is_enforced) = (20.0, true));
-        let hosts = [host(server.url(), "two", &account).await, host(server.url(), "two", &account).await];
+        let hosts =
+            [Box::pin(host(server.url(), "two", &account)).await, Box::pin(host(server.url(), "two", &account)).await];
         let begun = Instant::now();
         let refused = send(&hosts, 20).await;
         assert!(refused.is_empty(), "{refused:?}");
@@ -132,7 +133,7 @@ mod tests {
         let Some(server) = sandpost_services::redis() else { return };
         let account = Ses::start().await.unwrap();
         let proxy = Proxy::before(server.address());
-        let host = host(server.url_at(proxy.address()), "away", &account).await;
+        let host = Box::pin(host(server.url_at(proxy.address()), "away", &account)).await;
         let mut sent = 0;
         for fault in [Proxy::pass, Proxy::black_hole, Proxy::refuse, Proxy::hold_answers, Proxy::pass] {
             fault(&proxy);

@@ -49,7 +49,7 @@ pub(crate) fn without_imports(sheet: &str) -> (String, bool) {
 /// Lower case, without white space and control characters.
 fn squeezed(text: &str) -> String {
     if text.is_ascii() {
-        let shown = text.bytes().filter(|byte| byte.is_ascii_graphic());
+        let shown = text.bytes().filter(u8::is_ascii_graphic);
         return shown.map(|byte| char::from(byte.to_ascii_lowercase())).collect();
     }
     text.chars().filter(|c| !c.is_whitespace() && !c.is_control()).flat_map(char::to_lowercase).collect()

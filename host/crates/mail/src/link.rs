@@ -25,7 +25,7 @@ pub(crate) fn is_safe(raw: &str, image: bool) -> bool {
 pub(crate) fn normalise(raw: &str) -> String {
     let decoded = decode_entities(raw);
     if decoded.is_ascii() {
-        let shown = decoded.bytes().filter(|byte| byte.is_ascii_graphic());
+        let shown = decoded.bytes().filter(u8::is_ascii_graphic);
         return shown.map(|byte| char::from(byte.to_ascii_lowercase())).collect();
     }
     decoded

@@ -38,6 +38,7 @@ async fn get(cache: &RedisCache, key: &str) -> Result<Option<String>, String> {
     Ok(values.into_iter().next().unwrap().map(|value| String::from_utf8(value.to_vec()).unwrap()))
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "what `get` is compared with")]
 fn some(value: &str) -> Result<Option<String>, String> {
     Ok(Some(value.to_owned()))
 }
@@ -131,6 +132,9 @@ async fn who_writes_and_then_reads_gets_what_was_written() {
     sandpost_services::checked("copies", &server);
 }
 
+/// Writes of each key.
+const LAST: u64 = 500;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_hosts_see_never_goes_back_and_all_come_to_the_last() {
     let Some(server) = sandpost_services::redis() else { return };
@@ -156,7 +160,6 @@ async fn what_hosts_see_never_goes_back_and_all_come_to_the_last() {
             }
         });
     }
-    const LAST: u64 = 500;
     for number in 1..=LAST {
         for key in &keys {
             put(&writer, key, &number.to_string()).await;
