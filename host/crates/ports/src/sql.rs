@@ -106,6 +106,24 @@ pub enum Value {
     Json(String),
 }
 
+impl Value {
+    /// What it counts for against [`StatementLimits::result_max_bytes`]: a text its length, a number eight.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Null | Self::Boolean(_) => 1,
+            Self::Int64(_) | Self::UInt64(_) | Self::Float64(_) => 8,
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Decimal(text)
+            | Self::Text(text)
+            | Self::Date(text)
+            | Self::Time(text)
+            | Self::DateTime(text)
+            | Self::Timestamp(text)
+            | Self::Json(text) => text.len(),
+        }
+    }
+}
+
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {

@@ -116,7 +116,7 @@ impl Taking {
         let mut row = Vec::with_capacity(values.size_hint().0);
         for value in values {
             let value = value.map_err(Fault::Midway)?;
-            self.size_bytes = self.size_bytes.saturating_add(size_bytes(&value));
+            self.size_bytes = self.size_bytes.saturating_add(value.size_bytes());
             if self.size_bytes > self.limits.result_max_bytes {
                 return Err(Fault::exceeded(format!(
                     "the result has more than {} bytes",
@@ -127,21 +127,6 @@ impl Taking {
         }
         self.rows.push(row);
         Ok(())
-    }
-}
-
-fn size_bytes(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Boolean(_) => 1,
-        Value::Int64(_) | Value::UInt64(_) | Value::Float64(_) => 8,
-        Value::Bytes(bytes) => bytes.len(),
-        Value::Decimal(text)
-        | Value::Text(text)
-        | Value::Date(text)
-        | Value::Time(text)
-        | Value::DateTime(text)
-        | Value::Timestamp(text)
-        | Value::Json(text) => text.len(),
     }
 }
 

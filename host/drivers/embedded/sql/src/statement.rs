@@ -152,9 +152,9 @@ fn run(connection: &Connection, verdicts: &Verdicts, request: Request) -> Result
         let mut values = Vec::with_capacity(declared.len());
         for (index, declared) in declared.iter().enumerate() {
             let stored = row.get_ref(index).map_err(|error| errors::of_statement(error, verdicts))?;
-            let (value, value_bytes) = values::from_stored(stored, *declared)
+            let value = values::from_stored(stored, *declared)
                 .map_err(|error| errors::of_statement(rusqlite::Error::Utf8Error(index, error), verdicts))?;
-            size_bytes = size_bytes.saturating_add(value_bytes);
+            size_bytes = size_bytes.saturating_add(value.size_bytes());
             if size_bytes > limits.result_max_bytes {
                 return Err(PortError::new(
                     ErrorKind::Exceeded,

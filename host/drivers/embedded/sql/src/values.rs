@@ -95,9 +95,9 @@ pub(crate) fn to_stored(value: Value) -> Result<ToSqlOutput<'static>, PortError>
     Ok(ToSqlOutput::Owned(stored))
 }
 
-/// The port's value for a stored one, and its size in bytes. Nothing where a text is not UTF-8.
-pub(crate) fn from_stored(stored: ValueRef<'_>, declared: Declared) -> Result<(Value, usize), std::str::Utf8Error> {
-    let value = match stored {
+/// The port's value for a stored one. Nothing where a text is not UTF-8.
+pub(crate) fn from_stored(stored: ValueRef<'_>, declared: Declared) -> Result<Value, std::str::Utf8Error> {
+    Ok(match stored {
         ValueRef::Null => Value::Null,
         ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
         ValueRef::Integer(number) => match declared {
@@ -114,20 +114,7 @@ pub(crate) fn from_stored(stored: ValueRef<'_>, declared: Declared) -> Result<(V
             _ => Value::Float64(number),
         },
         ValueRef::Text(text) => of_text(std::str::from_utf8(text)?, declared),
-    };
-    let size_bytes = match &value {
-        Value::Null | Value::Boolean(_) => 1,
-        Value::Int64(_) | Value::UInt64(_) | Value::Float64(_) => 8,
-        Value::Bytes(bytes) => bytes.len(),
-        Value::Decimal(text)
-        | Value::Text(text)
-        | Value::Date(text)
-        | Value::Time(text)
-        | Value::DateTime(text)
-        | Value::Timestamp(text)
-        | Value::Json(text) => text.len(),
-    };
-    Ok((value, size_bytes))
+    })
 }
 
 fn of_text(text: &str, declared: Declared) -> Value {
@@ -215,7 +202,7 @@ mod tests {
     fn a_text_comes_back_as_its_column_was_declared_if_it_has_the_shape() {
         #[track_caller]
         fn check(kind: &str, text: &str, expected: Value) {
-            let (value, _) = from_stored(ValueRef::Text(text.as_bytes()), Declared::of(kind)).unwrap();
+            let value = from_stored(ValueRef::Text(text.as_bytes()), Declared::of(kind)).unwrap();
             assert_eq!(value, expected, "{text} in {kind}");
         }
         check("DATE", "2026-02-28", Value::Date("2026-02-28".into()));
@@ -240,7 +227,7 @@ mod tests {
     fn a_number_comes_back_as_its_column_was_declared() {
         #[track_caller]
         fn check(kind: &str, stored: ValueRef<'_>, expected: Value) {
-            assert_eq!(from_stored(stored, Declared::of(kind)).unwrap().0, expected, "{stored:?} in {kind}");
+            assert_eq!(from_stored(stored, Declared::of(kind)).unwrap(), expected, "{stored:?} in {kind}");
         }
         check("BOOLEAN", ValueRef::Integer(1), Value::Boolean(true));
         check("BOOLEAN", ValueRef::Integer(2), Value::Int64(2));
