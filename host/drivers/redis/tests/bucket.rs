@@ -38,6 +38,14 @@ async fn hosts_take_turns_out_of_one_bucket() {
         }
     }
     assert!(is_after(a.take(1, 10.0, LONG).await.unwrap(), 5_300, since));
+    // What was waited out is free, and not sooner.
+    let (waiting, since) = (host(&server, "waiting"), Instant::now());
+    waiting.take(1, 5.0, LONG).await.unwrap();
+    let deadline = since + Duration::from_secs(20);
+    while let Turn::NotBefore(wait) = waiting.take(1, 5.0, Duration::ZERO).await.unwrap() {
+        assert!(wait <= Duration::from_millis(200) && Instant::now() < deadline, "{wait:?}");
+    }
+    assert!(since.elapsed() >= Duration::from_millis(200), "{:?}", since.elapsed());
     // Another name is another line.
     assert_eq!(host(&server, "others").take(1, 10.0, LONG).await.unwrap(), Turn::After(Duration::ZERO));
     assert_eq!(a.take(1, 0.0, LONG).await.unwrap_err().kind, ErrorKind::Invalid);
