@@ -1,8 +1,8 @@
 //! The circuit breaker: after some failures in a row a service is left alone for a moment, then one call goes through to
 //! see.
 //!
-//! A failure is what says that the service is not there: `Unavailable` and `UnknownOutcome`. Every other answer, an error
-//! too, is one of a service that works.
+//! A failure is what says that the service is not there: `UnknownOutcome`, and `Unavailable` but where a subscription alone is
+//! missing. Every other answer, an error too, is one of a service that works.
 //!
 //! Invariants
 //! - Half-open lets one call through at a time; one that is dropped unanswered makes room for the next.

@@ -1,6 +1,7 @@
 //! One guarded connection: its name, its driver, its breaker, and how a call on it is made.
 
 use crate::breaker::{Breaker, BreakerConfig, Permit, Refused};
+use sandpost_ports::broker::NotSetUp;
 use sandpost_ports::email::SendError;
 use sandpost_ports::health::Health;
 use sandpost_ports::{ErrorKind, PortError};
@@ -61,8 +62,7 @@ impl Connection {
         let answers = work.await;
         let worst = answers.iter().find_map(|answer| answer.as_ref().err());
         let outcome = worst.map_or(OperationOutcome::Ok, |error| of_kind(error.kind));
-        let failed = !answers.is_empty()
-            && answers.iter().all(|answer| answer.as_ref().is_err_and(|error| is_failure(error.kind)));
+        let failed = !answers.is_empty() && answers.iter().all(|answer| answer.as_ref().is_err_and(is_failure));
         clock.stop(outcome);
         permit.ended(failed);
         answers
@@ -76,7 +76,9 @@ impl Connection {
                 Ok(())
             }
             Err(mut error) => {
-                if self.breaker.is_open() {
+                if !is_failure(&error) {
+                    self.breaker.answered();
+                } else if self.breaker.is_open() {
                     error.message.push_str("; the circuit breaker is open: calls are refused until it answers");
                 }
                 Err(error)
@@ -105,7 +107,7 @@ pub trait Answer: From<PortError> {
 
 impl Answer for PortError {
     fn outcome(&self) -> (OperationOutcome, bool) {
-        (of_kind(self.kind), is_failure(self.kind))
+        (of_kind(self.kind), is_failure(self))
     }
 }
 
@@ -133,9 +135,11 @@ fn of_kind(kind: ErrorKind) -> OperationOutcome {
     }
 }
 
-fn is_failure(kind: ErrorKind) -> bool {
-    match kind {
-        ErrorKind::Unavailable | ErrorKind::UnknownOutcome => true,
+/// Whether it says that the service is not there.
+fn is_failure(error: &PortError) -> bool {
+    match error.kind {
+        ErrorKind::Unavailable => !error.source.as_ref().is_some_and(|source| source.is::<NotSetUp>()),
+        ErrorKind::UnknownOutcome => true,
         ErrorKind::Invalid | ErrorKind::Conflict | ErrorKind::Exceeded | ErrorKind::Unsupported | ErrorKind::Other => {
             false
         }

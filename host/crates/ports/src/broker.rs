@@ -11,7 +11,8 @@ use crate::state::Step;
 use sandpost_message::{Message, MessageId, SubscriptionName, TimestampMs, Topic};
 use std::sync::Arc;
 
-/// A durable queue with topics.
+/// A durable queue with topics. It is well ([`Health::check`]) once it answers and every subscription that it was asked for
+/// is set up: until then there are messages that it cannot take.
 #[async_trait::async_trait]
 pub trait Broker: Health {
     /// Stores messages; one answer a message, in order. `Ok` means durable: synced, or confirmed by the service.
@@ -20,10 +21,13 @@ pub trait Broker: Health {
     /// replayed dead letter comes under an id that the broker may still hold for other subscriptions, and from before
     /// on this one: it is delivered to `message.only` afresh, with its attempts counted from 1.
     /// [`ErrorKind::Exceeded`](crate::ErrorKind) where the broker's bound on disk is reached,
-    /// [`ErrorKind::Invalid`](crate::ErrorKind) where no subscription listens to the topic.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind) where a subscription that it is for was asked for and is not set up yet,
+    /// which would miss it; [`ErrorKind::Invalid`](crate::ErrorKind) where none listens to the topic and none was asked for.
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Published, PortError>>;
 
     /// Makes the subscription if it is not there, and opens it. A name is bound to one topic for good.
+    ///
+    /// Asked for is what this was called with once, whatever it answered, unless that the name is another topic's.
     async fn subscribe(&self, name: &SubscriptionName, topic: &Topic) -> Result<Arc<dyn Subscription>, PortError>;
 
     /// What waits, for metrics, health and the operator.
@@ -66,6 +70,12 @@ pub trait Subscription: Send + Sync {
     /// Holds the lease until `lease_ms` from now.
     async fn extend(&self, receipt: &Receipt, lease_ms: u64) -> Result<(), PortError>;
 }
+
+/// Underneath an [`ErrorKind::Unavailable`](crate::ErrorKind) of a service that is there: a subscription is missing. Other
+/// topics can be published to, so a circuit breaker does not count it.
+#[derive(Debug, thiserror::Error)]
+#[error("the service is there, and a subscription of this host is not set up")]
+pub struct NotSetUp;
 
 /// What publishing came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

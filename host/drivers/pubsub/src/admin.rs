@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Manage};
 use crate::connection::{Clients, Connection};
-use crate::errors::{is_code, of_read, of_write};
+use crate::errors::{is_code, not_set_up, of_read, of_write};
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::model::{DeadLetterPolicy, RetryPolicy, Subscription};
 use google_cloud_wkt::Duration as Span;
@@ -60,9 +60,8 @@ pub(crate) async fn ensure(connection: &Connection, name: &SubscriptionName, top
             made
         }
         None => {
-            // Not for good: somebody can make it while the host runs.
             let words = format!("subscription `{name}` is not there, and this host makes none (`manage` is `verify`)");
-            return Err(PortError::new(ErrorKind::Unavailable, words));
+            return Err(not_set_up(words));
         }
     };
     if found.topic != config.topic_path(topic.as_str()) {

@@ -2,6 +2,7 @@
 
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::Error;
+use sandpost_ports::broker::NotSetUp;
 use sandpost_ports::{ErrorKind, PortError};
 use std::future::Future;
 use std::time::Duration;
@@ -54,6 +55,11 @@ pub(crate) fn of_read(error: Error) -> PortError {
         kind => kind,
     };
     PortError::new(kind, words_of(&error)).because(error)
+}
+
+/// A subscription is missing, not the service: for now, because somebody can make it while the host runs.
+pub(crate) fn not_set_up(words: String) -> PortError {
+    PortError::new(ErrorKind::Unavailable, words).because(NotSetUp)
 }
 
 pub(crate) fn is_code(error: &Error, code: Code) -> bool {

@@ -9,6 +9,8 @@
 //!   deliveries does not rise, and its own back-off does not come on top.
 //! - Nothing at the service is ever changed or deleted; what is missing is made in development alone (`admin`).
 //! - The service may be down when this is opened, and go and come at any time.
+//! - What this host listens to is known from the first `subscribe` on (`wanted`): a message that a subscription would miss,
+//!   because it is not set up yet, is refused for now, never stored without it.
 //!
 //! Attempts are counted by this host. What the service counts (it does where the subscription has a dead-letter policy) is
 //! where that count begins, so an attempt that took the host down counts then, and only then; so does a message's being
@@ -28,6 +30,7 @@ mod feed;
 mod publish;
 mod queue;
 mod subscription;
+mod wanted;
 mod wire;
 
 pub use admin::{Finding, Severity};
@@ -37,20 +40,22 @@ use connection::Connection;
 use errors::within;
 use publish::Outgoing;
 use sandpost_message::{Message, SubscriptionName, Topic};
+use sandpost_ports::PortError;
 use sandpost_ports::broker::{Backlog, Broker, Published, Subscription};
 use sandpost_ports::clock::Clock;
 use sandpost_ports::health::Health;
-use sandpost_ports::{ErrorKind, PortError};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use subscription::Line;
 use tokio::task::JoinHandle;
+use wanted::Wanted;
 
 /// The broker. Dropped without [`PubSub::close`] it gives back what it can, while the runtime lasts.
 pub struct PubSub {
     connection: Arc<Connection>,
     outgoing: Outgoing,
     clock: Arc<dyn Clock>,
+    wanted: Arc<Wanted>,
     lines: Mutex<HashMap<SubscriptionName, Open>>,
     /// One subscription is opened at a time: two of one name are one.
     opening: tokio::sync::Mutex<()>,
@@ -68,10 +73,12 @@ pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<PubSub>, OpenEr
     let runtime = tokio::runtime::Handle::try_current().map_err(|_none| OpenError::NoRuntime)?;
     let connection = Arc::new(Connection::new(config)?);
     let watching = runtime.spawn(connection::watch_over(Arc::clone(&connection)));
+    let wanted = Arc::new(Wanted::default());
     Ok(Arc::new(PubSub {
-        outgoing: Outgoing::new(Arc::clone(&connection)),
+        outgoing: Outgoing::new(Arc::clone(&connection), Arc::clone(&wanted)),
         connection,
         clock,
+        wanted,
         lines: Mutex::default(),
         opening: tokio::sync::Mutex::default(),
         watching,
@@ -106,15 +113,8 @@ impl PubSub {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn opened(&self, name: &SubscriptionName, topic: &Topic) -> Option<Result<Arc<Line>, PortError>> {
-        let lines = self.lines();
-        let line = &lines.get(name)?.line;
-        Some(if line.topic == *topic {
-            Ok(Arc::clone(line))
-        } else {
-            let words = format!("subscription `{name}` is bound to another topic than `{topic}`");
-            Err(PortError::new(ErrorKind::Conflict, words))
-        })
+    fn opened(&self, name: &SubscriptionName) -> Option<Arc<Line>> {
+        self.lines().get(name).map(|open| Arc::clone(&open.line))
     }
 }
 
@@ -132,7 +132,8 @@ impl Drop for PubSub {
 #[async_trait::async_trait]
 impl Health for PubSub {
     async fn check(&self) -> Result<(), PortError> {
-        self.connection.round_trip().await
+        self.connection.round_trip().await?;
+        self.wanted.check()
     }
 }
 
@@ -143,25 +144,27 @@ impl Broker for PubSub {
     }
 
     async fn subscribe(&self, name: &SubscriptionName, topic: &Topic) -> Result<Arc<dyn Subscription>, PortError> {
+        // Before any waiting: whoever asked may be gone by then, and messages of the topic come all the same.
+        self.wanted.want(name, topic)?;
         let _one = self.opening.lock().await;
-        if let Some(opened) = self.opened(name, topic) {
-            return opened.map(|line| line as Arc<dyn Subscription>);
+        if let Some(line) = self.opened(name) {
+            return Ok(line);
         }
         let limit = self.connection.config.call_timeout();
-        within(limit, Box::pin(admin::ensure(&self.connection, name, topic))).await.inspect_err(|error| {
+        let there = within(limit, Box::pin(admin::ensure(&self.connection, name, topic))).await;
+        self.wanted.came_to(name, there.as_ref().map(|()| ()));
+        there.inspect_err(|error| {
             if error.is_transient() {
                 self.connection.doubt();
             }
         })?;
-        let path = self.connection.config.subscription_path(name.as_str());
-        self.outgoing.know(topic, &path);
         let line = Arc::new(Line::new(name.clone(), topic.clone(), Arc::clone(&self.clock), limit));
         let feeding = tokio::spawn(feed::feed(Arc::clone(&line), Arc::clone(&self.connection)));
         self.lines().insert(name.clone(), Open { line: Arc::clone(&line), feeding });
         Ok(line)
     }
 
-    /// Always [`ErrorKind::Unsupported`]: the service tells it to its monitoring alone.
+    /// Always [`ErrorKind::Unsupported`](sandpost_ports::ErrorKind): the service tells it to its monitoring alone.
     async fn backlog(&self, _name: &SubscriptionName) -> Result<Backlog, PortError> {
         Err(PortError::unsupported(
             "Pub/Sub does not tell what waits; its monitoring does, as `num_undelivered_messages`",

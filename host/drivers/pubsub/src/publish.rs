@@ -10,12 +10,14 @@
 
 use crate::admin::subscriptions_of;
 use crate::connection::{Clients, Connection};
-use crate::errors::{kind_of, within, words_of};
+use crate::errors::{is_code, kind_of, not_set_up, within, words_of};
+use crate::wanted::Wanted;
 use crate::wire;
+use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::client::Publisher;
 use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model::Message as Carried;
-use sandpost_message::{Message, Topic};
+use sandpost_message::{Message, SubscriptionName, Topic};
 use sandpost_ports::broker::Published;
 use sandpost_ports::{ErrorKind, PortError};
 use std::collections::{HashMap, HashSet};
@@ -35,6 +37,7 @@ const RETENTION_MARGIN_MS: u64 = 60 * 60 * 1000;
 
 pub(crate) struct Outgoing {
     connection: Arc<Connection>,
+    wanted: Arc<Wanted>,
     lines: Mutex<HashMap<Topic, Line>>,
     known: Mutex<HashMap<Topic, Known>>,
 }
@@ -63,8 +66,8 @@ struct Pending {
 }
 
 impl Outgoing {
-    pub(crate) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, lines: Mutex::default(), known: Mutex::default() }
+    pub(crate) fn new(connection: Arc<Connection>, wanted: Arc<Wanted>) -> Self {
+        Self { connection, wanted, lines: Mutex::default(), known: Mutex::default() }
     }
 
     pub(crate) async fn publish(&self, messages: Vec<Message>, now_ms: u64) -> Vec<Result<Published, PortError>> {
@@ -94,17 +97,8 @@ impl Outgoing {
         answers.into_iter().zip(published).map(|(answer, published)| answer.map(|()| published)).collect()
     }
 
-    /// A subscription of this host is there.
-    pub(crate) fn know(&self, topic: &Topic, path: &str) {
-        let mut known = lock(&self.known);
-        if let Some(Known { subscriptions: Some(subscriptions), .. }) = known.get(topic)
-            && !subscriptions.contains(path)
-        {
-            known.remove(topic);
-        }
-    }
-
-    /// Whether somebody listens to it, and it can wait as long as it is to.
+    /// Whether somebody listens to it, and it can wait as long as it is to. Where a subscription of this host's would miss it,
+    /// because the service does not have it yet, the answer is for now only.
     async fn admit(&self, message: &Message, now_ms: u64) -> Result<(), PortError> {
         let config = &self.connection.config;
         let delay_max_ms = (u64::from(config.retention_s) * 1000).saturating_sub(RETENTION_MARGIN_MS);
@@ -113,10 +107,20 @@ impl Outgoing {
             return Err(PortError::unsupported(words));
         }
         let only = message.only.as_ref().map(|name| config.subscription_path(name.as_str()));
-        let listens = |known: &Option<Arc<HashSet<String>>>| match (known, &only) {
-            (None, _) => true,
-            (Some(paths), None) => !paths.is_empty(),
-            (Some(paths), Some(only)) => paths.contains(only),
+        let wanted = self.wanted.of(&message.topic, message.only.as_ref());
+        let misses = |known: &Option<Arc<HashSet<String>>>| {
+            let there = |name: &SubscriptionName| {
+                known.as_ref().is_some_and(|paths| paths.contains(&config.subscription_path(name.as_str())))
+            };
+            wanted.iter().any(|(name, open)| !open && !there(name))
+        };
+        let listens = |known: &Option<Arc<HashSet<String>>>| {
+            !misses(known)
+                && match (known, &only) {
+                    (None, _) => true,
+                    (Some(paths), None) => !paths.is_empty(),
+                    (Some(paths), Some(only)) => paths.contains(only),
+                }
         };
         let cached = lock(&self.known).get(&message.topic).cloned();
         let fresh = Duration::from_millis(config.subscriptions_cache_ms);
@@ -127,10 +131,17 @@ impl Outgoing {
         if listens(&known) {
             return Ok(());
         }
+        if !wanted.is_empty() {
+            return Err(missed(&message.topic));
+        }
         Err(PortError::invalid(match &message.only {
             Some(only) => format!("topic `{}` has no subscription `{only}`", message.topic),
             None => format!("no subscription listens to topic `{}`", message.topic),
         }))
+    }
+
+    fn is_wanted(&self, topic: &Topic) -> bool {
+        !self.wanted.of(topic, None).is_empty()
     }
 
     async fn look(&self, topic: &Topic) -> Result<Option<Arc<HashSet<String>>>, PortError> {
@@ -212,6 +223,13 @@ impl Outgoing {
                 publisher.resume_publish(one.carried.ordering_key.clone());
             }
             let (kind, words) = match &error {
+                // Gone since the look. Not tried again here: the topic comes back before its subscriptions.
+                PublishError::Rpc(error) if is_code(error, Code::NotFound) && self.is_wanted(&one.topic) => {
+                    lock(&self.known).remove(&one.topic);
+                    one.error = Some(missed(&one.topic));
+                    refused.push(one);
+                    continue;
+                }
                 PublishError::Rpc(error) => (kind_of(error), words_of(error)),
                 PublishError::OrderingKeyPaused => (ErrorKind::Unavailable, "an earlier message of its key failed"),
                 _ => (ErrorKind::UnknownOutcome, "the connection was given up"),
@@ -260,6 +278,11 @@ impl Outgoing {
         lines.insert(topic.clone(), line);
         publisher
     }
+}
+
+/// In words that a plugin may read; `check` names the subscription.
+fn missed(topic: &Topic) -> PortError {
+    not_set_up(format!("a subscription to topic `{topic}` is not set up yet"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

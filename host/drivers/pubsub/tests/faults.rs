@@ -13,7 +13,8 @@
 
 mod common;
 
-use common::{PATIENCE, body, config, done, emulator, message, names, next, open, until_ok, within};
+use common::{PATIENCE, body, config, done, emulator, is_not_set_up, message, names, next, open, until_ok, within};
+use sandpost_message::{Message, SubscriptionName};
 use sandpost_ports::ErrorKind;
 use sandpost_ports::broker::Broker as _;
 use sandpost_ports::health::Health as _;
@@ -71,6 +72,93 @@ async fn refused_is_unavailable_and_ends_when_the_service_comes() {
         }
     }
     sandpost_services::checked(SUITE, &server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_listened_to_is_known_before_its_subscription_is_there() {
+    let Some(server) = emulator(SUITE) else { return };
+    let proxy = Proxy::before(server.address());
+    proxy.refuse();
+    let pubsub = open(config(&proxy.address().to_string()));
+    let ((name, topic), (stranger, elsewhere)) = (names(), names());
+    assert!(pubsub.subscribe(&name, &topic).await.is_err(), "the service is away");
+    let publish = async |message: Message| pubsub.publish(vec![message]).await.remove(0);
+    assert_eq!(publish(message(&topic, "away")).await.unwrap_err().kind, ErrorKind::Unavailable);
+
+    // The service is back, and nobody has asked again for the subscription yet.
+    proxy.pass();
+    let unwell = within("an answer of the service", PATIENCE, async {
+        loop {
+            let error = pubsub.check().await.expect_err("the subscription is not there");
+            if is_not_set_up(&error) {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert!(unwell.message.starts_with(&format!("subscription `{name}` is not set up yet: ")), "{unwell}");
+    let only = |name: &SubscriptionName| Message { only: Some(name.clone()), ..message(&topic, "a replay") };
+    for refused in [message(&topic, "too early"), only(&name)] {
+        let error = publish(refused).await.unwrap_err();
+        assert!(error.kind == ErrorKind::Unavailable && is_not_set_up(&error), "{error}");
+    }
+    for refused in [message(&elsewhere, "nobody's"), only(&stranger)] {
+        let error = publish(refused).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+    }
+
+    let subscription = until_ok("subscribing", || pubsub.subscribe(&name, &topic)).await;
+    pubsub.check().await.expect("all that was asked for is set up");
+    publish(message(&topic, "first")).await.unwrap();
+    publish(only(&name)).await.unwrap();
+    let mut bodies = BTreeSet::new();
+    for _ in 0..2 {
+        let delivery = next(&*subscription).await;
+        bodies.insert(body(&delivery));
+        done(&*subscription, delivery).await;
+    }
+    assert_eq!(bodies, ["a replay", "first"].map(str::to_owned).into(), "what was refused was not stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_nobody_waited_for_is_known_too() {
+    let Some(server) = emulator(SUITE) else { return };
+    let proxy = Proxy::before(server.address());
+    proxy.hold_answers();
+    let pubsub = open(config(&proxy.address().to_string()));
+    let (name, topic) = names();
+    // As the host does, which serves HTTP after a while whether the broker has answered or not.
+    let begun = tokio::time::timeout(Duration::from_millis(50), pubsub.subscribe(&name, &topic)).await;
+    assert!(begun.is_err(), "no answer comes");
+    proxy.cut();
+    proxy.pass();
+    let sent = vec![message(&topic, "too early")];
+    let error = pubsub.publish(sent).await.remove(0).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    assert_eq!(pubsub.check().await.unwrap_err().kind, ErrorKind::Unavailable);
+    until_ok("subscribing", || pubsub.subscribe(&name, &topic)).await;
+    until_ok("health", || pubsub.check()).await;
+    until_ok("publishing", || async { pubsub.publish(vec![message(&topic, "there")]).await.remove(0) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_listens_every_answer_is_for_now() {
+    // Whatever is behind it: nothing is let through, so this needs no emulator.
+    let proxy = Proxy::before(([127, 0, 0, 1], 1).into());
+    proxy.refuse();
+    let pubsub = open(config(&proxy.address().to_string()));
+    let ((name, topic), (_, elsewhere)) = (names(), names());
+    let error = pubsub.subscribe(&name, &topic).await.err().expect("nothing listens");
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    // Whether others listen to the second nobody can say, so it is not refused for good.
+    for topic in [&topic, &elsewhere] {
+        let error = pubsub.publish(vec![message(topic, "away")]).await.remove(0).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+        assert!(!is_not_set_up(&error), "a circuit breaker has to count it: {error}");
+    }
+    let error = pubsub.check().await.unwrap_err();
+    assert!(error.kind == ErrorKind::Unavailable && !is_not_set_up(&error) && !error.message.is_empty(), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,7 +273,7 @@ async fn an_emulator_that_forgot_everything_is_set_up_again() {
             loop {
                 let answer = pubsub.publish(vec![message(&topic, "after")]).await.remove(0);
                 if let Err(error) = answer {
-                    assert!(error.is_transient() || error.kind == ErrorKind::Invalid, "{error}");
+                    assert!(error.is_transient(), "this host listens to it: {error}");
                 }
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }

@@ -10,12 +10,14 @@
 
 mod common;
 
-use common::{body, config, done, emulator, message, names, next, open, until_ok};
+use common::{body, config, done, emulator, is_not_set_up, message, names, next, open, until_ok};
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::{Publisher, TopicAdmin};
 use google_cloud_pubsub::model::Message as Carried;
+use sandpost_message::Message;
 use sandpost_ports::ErrorKind;
 use sandpost_ports::broker::Broker as _;
+use sandpost_ports::health::Health as _;
 use sandpost_pubsub::{Config, Manage, Severity};
 use std::time::{Duration, Instant};
 
@@ -109,6 +111,34 @@ async fn what_is_not_as_configured_is_found_and_left_alone() {
     let error = pubsub.subscribe(&missing, &elsewhere).await.err().expect("nothing is made");
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
     assert_eq!(pubsub.verify(&bindings).await.unwrap().len(), findings.len(), "nothing was changed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_message_is_taken_that_a_missing_subscription_would_miss() {
+    let Some(server) = emulator(SUITE) else { return };
+    let ((name, topic), (missing, _)) = (names(), names());
+    let somebody = open(config(&server.url()));
+    until_ok("subscribing", || somebody.subscribe(&name, &topic)).await;
+    let pubsub = open(Config { manage: Some(Manage::Verify), ..config(&server.url()) });
+    let publish = async |message: Message| pubsub.publish(vec![message]).await.remove(0);
+    until_ok("subscribing", || pubsub.subscribe(&name, &topic)).await;
+    publish(message(&topic, "for the one")).await.unwrap();
+    let error = pubsub.subscribe(&missing, &topic).await.err().expect("nothing is made");
+    assert!(is_not_set_up(&error), "{error}");
+
+    let error = pubsub.check().await.unwrap_err();
+    let words = format!("subscription `{missing}` is not set up yet: subscription `{missing}` is not there");
+    assert!(is_not_set_up(&error) && error.message.starts_with(&words), "{error}");
+    let error = publish(message(&topic, "for both")).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Unavailable && is_not_set_up(&error), "{error}");
+    publish(Message { only: Some(name.clone()), ..message(&topic, "for the one alone") }).await.unwrap();
+
+    // Made by somebody: what is published is kept there, before this host has opened it.
+    until_ok("subscribing", || somebody.subscribe(&missing, &topic)).await;
+    publish(message(&topic, "for both")).await.unwrap();
+    assert!(pubsub.check().await.is_err(), "it is not open here");
+    pubsub.subscribe(&missing, &topic).await.unwrap();
+    pubsub.check().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -74,6 +74,7 @@ pub async fn check(setup: &Setup) {
         if checks.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
+    setup.broker.check().await.expect("a broker whose subscriptions are all set up is healthy");
 }
 
 /// A topic with one subscription, both new.

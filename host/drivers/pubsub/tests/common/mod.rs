@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 use sandpost_message::{Message, MessageId, SubscriptionName, Topic};
-use sandpost_ports::broker::{Delivery, Settlement, Subscription};
+use sandpost_ports::broker::{Delivery, NotSetUp, Settlement, Subscription};
 use sandpost_ports::clock::{Clock as _, SystemClock};
 use sandpost_ports::{PortError, Secret};
 use sandpost_pubsub::{Config, PubSub};
@@ -57,6 +57,11 @@ pub(crate) fn message(topic: &Topic, body: impl Into<String>) -> Message {
 
 pub(crate) fn body(delivery: &Delivery) -> String {
     String::from_utf8_lossy(&delivery.message.body).into_owned()
+}
+
+/// Whether a subscription is missing, and not the service.
+pub(crate) fn is_not_set_up(error: &PortError) -> bool {
+    error.source.as_ref().is_some_and(|source| source.is::<NotSetUp>())
 }
 
 pub(crate) async fn within<T>(what: &str, limit: Duration, future: impl Future<Output = T>) -> T {

@@ -104,6 +104,9 @@ pub(super) async fn a_name_is_bound_to_one_topic(setup: &Setup) {
     let elsewhere = random_name("topic").parse().unwrap();
     let refused = setup.broker.subscribe(&line.name, &elsewhere).await.err().expect("the name is taken");
     assert_eq!(refused.kind, ErrorKind::Conflict, "{refused}");
+    let lost = Message::new(elsewhere, "nobody's", line.now_ms());
+    let refused = setup.broker.publish(vec![lost]).await.remove(0).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Invalid, "what was refused listens to nothing: {refused}");
 }
 
 pub(super) async fn a_known_dedupe_key_stores_nothing(setup: &Setup) {
