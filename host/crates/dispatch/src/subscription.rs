@@ -46,6 +46,10 @@ const _: () = assert!(LEASE_LOOK_MS < LEASE_MARGIN_MS - LEASE_SLACK_MS);
 const PULL_WAIT_MS_MIN: u64 = 100;
 const PULL_WAIT_MS_MAX: u64 = 30_000;
 
+/// The longest wait between two tries to open a subscription. Shorter than for a pull: until it is open its topic takes
+/// no message, and the host is not ready.
+const OPEN_WAIT_MS_MAX: u64 = 5_000;
+
 /// A delivery, with what is known of its lease.
 pub(crate) struct Leased {
     pub(crate) message: Arc<Message>,
@@ -139,7 +143,7 @@ pub(crate) async fn run(bound: Arc<Bound>, opened: Option<Arc<dyn Subscription>>
 /// Opens the subscription, trying until it succeeds; none once the stop has begun.
 async fn open(bound: &Bound) -> Option<Arc<dyn Subscription>> {
     let shared = &*bound.shared;
-    let mut waits = Waits::new(PULL_WAIT_MS_MIN..=PULL_WAIT_MS_MAX);
+    let mut waits = Waits::new(PULL_WAIT_MS_MIN..=OPEN_WAIT_MS_MAX);
     loop {
         let opening = shared.call(shared.services.broker.subscribe(&bound.name, &bound.config.topic));
         match shared.until_stop(opening).await? {

@@ -1,7 +1,9 @@
 //! The guards before fakes that answer as they are told.
 
-use crate::{BreakerConfig, Connection, GuardedCache, GuardedEmail, GuardedSql};
+use crate::{BreakerConfig, Connection, GuardedBroker, GuardedCache, GuardedEmail, GuardedSql};
 use bytes::Bytes;
+use sandpost_message::{Message, SubscriptionName, Topic};
+use sandpost_ports::broker::{Backlog, Broker, NotSetUp, Published, Subscription};
 use sandpost_ports::cache::{Cache, Condition};
 use sandpost_ports::email::{EmailSender, Mail, MailOrigin, ProviderId, SendError, SendingQuota};
 use sandpost_ports::health::Health;
@@ -89,6 +91,28 @@ impl EmailSender for Fake {
     }
     async fn quota(&self) -> Result<SendingQuota, PortError> {
         self.answer().map(|()| SendingQuota { per_day: 1.0, sent_today: 0.0, per_second: 1.0 })
+    }
+    fn deduplicates(&self) -> bool {
+        false
+    }
+}
+
+/// What it fails with, a missing subscription is why; `away` is a topic for which it is not.
+#[async_trait::async_trait]
+impl Broker for Fake {
+    async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Published, PortError>> {
+        let answer = |message: Message| match self.answer() {
+            Ok(()) => Ok(Published { id: message.id, duplicate: false }),
+            Err(error) if message.topic.as_str() == "away" => Err(error),
+            Err(error) => Err(error.because(NotSetUp)),
+        };
+        messages.into_iter().map(answer).collect()
+    }
+    async fn subscribe(&self, _: &SubscriptionName, _: &Topic) -> Result<Arc<dyn Subscription>, PortError> {
+        Err(PortError::new(ErrorKind::Unavailable, "nobody made it").because(NotSetUp))
+    }
+    async fn backlog(&self, _: &SubscriptionName) -> Result<Backlog, PortError> {
+        self.answer().map(|()| Backlog::default())
     }
     fn deduplicates(&self) -> bool {
         false
@@ -208,6 +232,26 @@ async fn an_answer_is_no_outage_whatever_it_says() {
         assert!(matches!(email.send(&mail("throttled")).await, Err(SendError::Throttled { .. })));
     }
     assert_eq!(email.send(&mail("k")).await.unwrap(), "sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_subscription_is_no_outage() {
+    let fake = Arc::new(Fake::default());
+    let broker = GuardedBroker::new(fake.clone(), connection("broker"));
+    let publish = async |topic: &str| {
+        let message = Message::new(topic.parse().unwrap(), "{}", 0);
+        broker.publish(vec![message]).await.remove(0).map_err(|error| error.message)
+    };
+    fake.be(Some(ErrorKind::Unavailable));
+    for _ in 0..10 {
+        assert_eq!(publish("missing").await.unwrap_err(), "the service said so");
+        let (name, topic) = ("mailer".parse().unwrap(), "missing".parse().unwrap());
+        assert_eq!(broker.subscribe(&name, &topic).await.err().unwrap().message, "nobody made it");
+    }
+    for _ in 0..3 {
+        assert_eq!(publish("away").await.unwrap_err(), "the service said so");
+    }
+    assert!(publish("away").await.unwrap_err().starts_with("the circuit breaker is open"), "that is one");
 }
 
 #[tokio::test(start_paused = true)]

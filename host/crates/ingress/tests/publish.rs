@@ -278,6 +278,7 @@ async fn what_the_broker_says_is_said_on_without_its_secrets() {
             let answer = world.post(&format!("/v1/topics/orders/{path}"), &[], body).await;
             answer.is_problem(status, code, detail);
             assert_eq!(answer.header("retry-after"), retry_after);
+            assert!(world.state.entries.lock().unwrap().is_empty(), "the ledger has what was stored: nothing");
             assert!(!answer.text().contains("10.0.0.1") && !answer.text().contains("secret"));
             if status == 429 {
                 let json = answer.json();
