@@ -97,7 +97,7 @@ impl EmailSender for Fake {
     }
 }
 
-/// What it fails with, a missing subscription is why; `away` is a topic for which it is not.
+/// Where it fails, a subscription is missing; for the topic `away` the service is.
 #[async_trait::async_trait]
 impl Broker for Fake {
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Published, PortError>> {

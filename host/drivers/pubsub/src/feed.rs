@@ -1,11 +1,11 @@
 //! Reads one subscription's stream into its queue, and opens it again whenever it ends.
 
 use crate::admin;
-use crate::config::Manage;
 use crate::connection::{Clients, Connection};
 use crate::errors::{of_read, within};
 use crate::queue::Arrival;
 use crate::subscription::Line;
+use crate::wanted::Wanted;
 use crate::wire;
 use google_cloud_pubsub::model::Message as Carried;
 use google_cloud_pubsub::subscriber::handler::Handler;
@@ -39,7 +39,7 @@ enum Ended {
 }
 
 /// Runs until the line is closed.
-pub(crate) async fn feed(line: Arc<Line>, connection: Arc<Connection>) {
+pub(crate) async fn feed(line: Arc<Line>, connection: Arc<Connection>, wanted: Arc<Wanted>) {
     let mut closing = line.closing();
     let mut wait = WAIT_MIN;
     loop {
@@ -87,27 +87,36 @@ pub(crate) async fn feed(line: Arc<Line>, connection: Arc<Connection>) {
                 subscription = %line.name, %error, source, wait_ms = wait.as_millis(),
                 "The stream ended; it is opened again."
             );
-            let gone = error.kind == ErrorKind::Invalid && connection.config.manage() == Manage::Create;
+            let mut gone = error.kind == ErrorKind::Invalid;
             line.set_fault(Some(error));
             connection.doubt();
-            if gone {
-                make_again(&line, &connection).await;
+            loop {
+                if gone {
+                    gone = !find_again(&line, &connection, &wanted).await;
+                }
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    _ = closing.wait_for(|closing| *closing) => return,
+                }
+                wait = (wait * 2).min(WAIT_MAX);
+                if !gone {
+                    break;
+                }
             }
-            tokio::select! {
-                () = sleep(wait) => {}
-                _ = closing.wait_for(|closing| *closing) => return,
-            }
-            wait = (wait * 2).min(WAIT_MAX);
         }
     }
 }
 
-/// An emulator that was started again has forgotten everything.
-async fn make_again(line: &Line, connection: &Connection) {
-    let making = Box::pin(admin::ensure(connection, &line.name, &line.topic));
-    if let Err(error) = within(connection.config.call_timeout(), making).await {
-        tracing::warn!(subscription = %line.name, %error, "The subscription cannot be made again yet.");
+/// Whether the subscription is there, or was made again: an emulator that was started again has forgotten everything. No
+/// stream is opened before it is, because one that is open does not say so until a message comes.
+async fn find_again(line: &Line, connection: &Connection, wanted: &Wanted) -> bool {
+    let looking = Box::pin(admin::ensure(connection, &line.name, &line.topic));
+    let there = within(connection.config.call_timeout(), looking).await;
+    wanted.came_to(&line.name, &there);
+    if let Err(error) = &there {
+        tracing::warn!(subscription = %line.name, %error, "The subscription is not there again yet.");
     }
+    there.is_ok()
 }
 
 fn open(line: &Line, connection: &Connection, clients: &Clients) -> MessageStream {

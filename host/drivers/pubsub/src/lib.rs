@@ -152,14 +152,15 @@ impl Broker for PubSub {
         }
         let limit = self.connection.config.call_timeout();
         let there = within(limit, Box::pin(admin::ensure(&self.connection, name, topic))).await;
-        self.wanted.came_to(name, there.as_ref().map(|()| ()));
+        self.wanted.came_to(name, &there);
         there.inspect_err(|error| {
             if error.is_transient() {
                 self.connection.doubt();
             }
         })?;
         let line = Arc::new(Line::new(name.clone(), topic.clone(), Arc::clone(&self.clock), limit));
-        let feeding = tokio::spawn(feed::feed(Arc::clone(&line), Arc::clone(&self.connection)));
+        let feeding =
+            tokio::spawn(feed::feed(Arc::clone(&line), Arc::clone(&self.connection), Arc::clone(&self.wanted)));
         self.lines().insert(name.clone(), Open { line: Arc::clone(&line), feeding });
         Ok(line)
     }

@@ -38,10 +38,10 @@ impl Wanted {
         Err(PortError::new(ErrorKind::Conflict, words))
     }
 
-    /// What setting it up came to.
-    pub(crate) fn came_to(&self, name: &SubscriptionName, outcome: Result<(), &PortError>) {
+    /// What setting it up came to, or looking for it after it was gone.
+    pub(crate) fn came_to(&self, name: &SubscriptionName, outcome: &Result<(), PortError>) {
         if let Some(one) = self.lock().get_mut(name) {
-            one.open = outcome.map_err(|error| error.message.clone());
+            one.open = outcome.as_ref().copied().map_err(|error| error.message.clone());
         }
     }
 
@@ -85,15 +85,15 @@ mod tests {
         let error = wanted.check().unwrap_err();
         assert_eq!(error.message, "subscription `one` is not set up yet (and 1 more): it is being set up");
 
-        wanted.came_to(&two, Ok(()));
-        wanted.came_to(&one, Err(&PortError::new(ErrorKind::Unavailable, "no answer")));
+        wanted.came_to(&two, &Ok(()));
+        wanted.came_to(&one, &Err(PortError::new(ErrorKind::Unavailable, "no answer")));
         wanted.want(&one, &topic).unwrap();
         assert_eq!(wanted.check().unwrap_err().message, "subscription `one` is not set up yet: no answer");
         assert_eq!(wanted.of(&topic, None), [(one.clone(), false), (two.clone(), true)]);
         assert_eq!(wanted.of(&topic, Some(&two)), [(two, true)]);
         assert_eq!(wanted.of(&other, None), [], "a name that was refused listens to nothing");
 
-        wanted.came_to(&one, Ok(()));
+        wanted.came_to(&one, &Ok(()));
         assert!(wanted.check().is_ok());
     }
 }

@@ -12,12 +12,12 @@ mod common;
 
 use common::{body, config, done, emulator, is_not_set_up, message, names, next, open, until_ok};
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_pubsub::client::{Publisher, TopicAdmin};
+use google_cloud_pubsub::client::{Publisher, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::Message as Carried;
 use sandpost_message::Message;
-use sandpost_ports::ErrorKind;
 use sandpost_ports::broker::Broker as _;
 use sandpost_ports::health::Health as _;
+use sandpost_ports::{ErrorKind, PortError};
 use sandpost_pubsub::{Config, Manage, Severity};
 use std::time::{Duration, Instant};
 
@@ -139,6 +139,40 @@ async fn no_message_is_taken_that_a_missing_subscription_would_miss() {
     assert!(pubsub.check().await.is_err(), "it is not open here");
     pubsub.subscribe(&missing, &topic).await.unwrap();
     pubsub.check().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_was_deleted_is_missed_until_it_is_there_again() {
+    let Some(server) = emulator(SUITE) else { return };
+    let (name, topic) = names();
+    let made = open(config(&server.url()));
+    until_ok("subscribing", || made.subscribe(&name, &topic)).await;
+    made.close().await;
+    let pubsub = open(Config { manage: Some(Manage::Verify), ..config(&server.url()) });
+    let subscription = until_ok("subscribing", || pubsub.subscribe(&name, &topic)).await;
+    pubsub.check().await.unwrap();
+
+    let subscriptions = SubscriptionAdmin::builder()
+        .with_endpoint(format!("http://{}", server.url()))
+        .with_credentials(anonymous::Builder::new().build())
+        .build()
+        .await
+        .unwrap();
+    let path = format!("projects/tests/subscriptions/{name}");
+    subscriptions.delete_subscription().set_subscription(&path).send().await.unwrap();
+    let missed = || async {
+        let error = pubsub.check().await.err().filter(is_not_set_up);
+        error.map(|_| ()).ok_or(PortError::new(ErrorKind::Other, "its stream has not found out yet"))
+    };
+    until_ok("the loss", missed).await;
+    let error = pubsub.publish(vec![message(&topic, "lost")]).await.remove(0).unwrap_err();
+    assert!(error.kind == ErrorKind::Unavailable && is_not_set_up(&error), "{error}");
+
+    let topic_path = format!("projects/tests/topics/{topic}");
+    subscriptions.create_subscription().set_name(path).set_topic(topic_path).send().await.unwrap();
+    until_ok("the return", || pubsub.check()).await;
+    pubsub.publish(vec![message(&topic, "there again")]).await.remove(0).unwrap();
+    assert_eq!(body(&next(&*subscription).await), "there again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
