@@ -188,12 +188,15 @@ impl Host {
 
     /// Brings the plugins to life, then begins to deliver.
     async fn start(&mut self, config: &Config) -> Result<(), Expected> {
-        let (folder, deployer) = plugins(config, self.ports.clone(), self.registry.clone()).await?;
+        let engine = engine(config)?;
+        let attempts = engine.threads();
+        let (folder, deployer) = plugins(config, engine, self.ports.clone(), self.registry.clone()).await?;
         let services = Services {
             broker: self.connections.broker.clone(),
             state: self.connections.state.clone(),
             plugins: self.registry.clone(),
             clock: self.clock.clone(),
+            attempts,
         };
         let dispatch = Dispatcher::start(config.dispatch.clone(), config.subscriptions.clone(), services)
             .await
@@ -319,21 +322,23 @@ fn ports(
     })
 }
 
-/// Starts the engine and deploys what lies in the folder.
+fn engine(config: &Config) -> Result<Arc<Engine>, Expected> {
+    let engine = Engine::new(config.runtime.clone(), Handle::current());
+    engine.map(Arc::new).map_err(|error| not_started("the engine", &error))
+}
+
+/// Deploys what lies in the folder.
 async fn plugins(
     config: &Config,
+    engine: Arc<Engine>,
     ports: Arc<Ports>,
     registry: Arc<Registry>,
 ) -> Result<(Folder, Arc<Deployer>), Expected> {
-    let wrong = |what: &str, error: &dyn std::error::Error| {
-        Expected::new(Exit::Config, format!("failed to start {what}: {}", chain(error)))
-    };
     let Deployment { directory, settle_ms, rescan_ms, artifact_max_bytes, compile_parallel, trial_max_ms, grants } =
         &config.deployment;
-    std::fs::create_dir_all(directory).map_err(|error| wrong("plugins", &error))?;
-    let engine = Engine::new(config.runtime.clone(), Handle::current()).map_err(|error| wrong("the engine", &error))?;
-    let artifacts = Artifacts::open(&config.data_dir.join("artifacts"), Arc::new(engine), *artifact_max_bytes)
-        .map_err(|error| wrong("the artifacts' folder", &error))?;
+    std::fs::create_dir_all(directory).map_err(|error| not_started("plugins", &error))?;
+    let artifacts = Artifacts::open(&config.data_dir.join("artifacts"), engine, *artifact_max_bytes)
+        .map_err(|error| not_started("the artifacts' folder", &error))?;
     let scratch = Arc::new(Scratch::like(&ports));
     let options = Options {
         grants: match grants {
@@ -355,8 +360,12 @@ async fn plugins(
     };
     let deployer = Arc::new(Deployer::new(registry, Arc::new(artifacts), ports, scratch, options));
     let folder = FolderConfig { path: directory.clone(), settle_ms: *settle_ms, rescan_ms: *rescan_ms };
-    let folder = Folder::open(folder, deployer.clone()).await.map_err(|error| wrong("plugins", &error))?;
+    let folder = Folder::open(folder, deployer.clone()).await.map_err(|error| not_started("plugins", &error))?;
     Ok((folder, deployer))
+}
+
+fn not_started(what: &str, error: &dyn std::error::Error) -> Expected {
+    Expected::new(Exit::Config, format!("failed to start {what}: {}", chain(error)))
 }
 
 /// Does something again and again until the stop.

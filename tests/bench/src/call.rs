@@ -1,7 +1,8 @@
 //! (a) One call of a handler with one host call, in a fresh instance, against the same lines run natively.
 //!
-//! The runtime as the host uses it, over ports in memory. Cores are what is counted, not threads: the host's I/O threads
-//! work beside the guests' own, so that one thread means that everything shares one core.
+//! The runtime as the host uses it, over ports in memory, called where dispatch calls it from: the guests' threads. Cores are
+//! what is counted, not threads: the host's I/O threads are beside the guests' own, so that one thread means that everything
+//! shares one core.
 
 use crate::host::Built;
 use crate::report::Report;
@@ -24,6 +25,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
+use tokio_util::context::TokioContext;
 
 /// Bytes of a message's body.
 const SIZES: [(&str, usize); 3] = [("200 B", 200), ("2 KB", 2_000), ("64 KB", 64_000)];
@@ -106,7 +108,7 @@ fn native(body: &Bytes, threads: usize) -> Pace {
     let keep = cache.set(key, Bytes::from_static(GREETING), Duration::from_secs(600), Condition::Always);
     runtime.block_on(keep).expect("the cache takes it");
     let body = body.clone();
-    pace(&runtime, threads, move || {
+    pace(&runtime, runtime.handle(), threads, move || {
         let (cache, body) = (cache.clone(), body.clone());
         async move {
             let event = work::read(&body).expect("the body is an event");
@@ -121,9 +123,9 @@ fn native(body: &Bytes, threads: usize) -> Pace {
 fn sandboxed(guest: &[u8], body: &Bytes, threads: usize) -> Pace {
     let runtime = runtime(threads);
     let folder = tempfile::tempdir().expect("a folder");
-    let handler = runtime.block_on(deploy(guest, folder.path(), threads));
+    let (handler, guest_threads) = runtime.block_on(deploy(guest, folder.path(), threads));
     let message = Arc::new(Message::new("bench".parse().expect("a topic"), body.clone(), 1));
-    pace(&runtime, CALLERS, move || {
+    pace(&runtime, &guest_threads, CALLERS, move || {
         let (handler, message) = (handler.clone(), message.clone());
         async move {
             let attempt = Attempt {
@@ -139,9 +141,10 @@ fn sandboxed(guest: &[u8], body: &Bytes, threads: usize) -> Pace {
     })
 }
 
-/// As many callers, each calling again and again.
+/// As many callers on these threads, each calling again and again, with the runtime's timers.
 fn pace<F: Future<Output = ()> + Send>(
     runtime: &Runtime,
+    threads: &Handle,
     callers: usize,
     call: impl Fn() -> F + Clone + Send + 'static,
 ) -> Pace {
@@ -151,7 +154,7 @@ fn pace<F: Future<Output = ()> + Send>(
         let callers: Vec<_> = (0..callers)
             .map(|_| {
                 let call = call.clone();
-                tokio::spawn(async move {
+                let caller = async move {
                     let mut calls = 0_u32;
                     loop {
                         call().await;
@@ -160,10 +163,11 @@ fn pace<F: Future<Output = ()> + Send>(
                         if now >= end {
                             return calls;
                         }
-                        // Native calls never wait, and the runtime has other callers.
+                        // A call that never waits would keep its thread from the other callers.
                         tokio::task::yield_now().await;
                     }
-                })
+                };
+                threads.spawn(TokioContext::new(caller, runtime.handle().clone()))
             })
             .collect();
         tokio::time::sleep_until(begin.into()).await;
@@ -187,10 +191,11 @@ fn runtime(threads: usize) -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime")
 }
 
-async fn deploy(guest: &[u8], folder: &Path, threads: usize) -> Arc<dyn Handler> {
+async fn deploy(guest: &[u8], folder: &Path, threads: usize) -> (Arc<dyn Handler>, Handle) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = EngineConfig { threads, ..EngineConfig::default() };
     let engine = Arc::new(Engine::new(config, Handle::current()).expect("the engine starts"));
+    let guest_threads = engine.threads().expect("the engine is at work");
     let artifacts = Artifacts::open(&folder.join("artifacts"), engine, 16 << 20).expect("a folder for artifacts");
     let registry = Registry::new(clock.clone());
     let ports = ports(&clock);
@@ -199,7 +204,7 @@ async fn deploy(guest: &[u8], folder: &Path, threads: usize) -> Arc<dyn Handler>
     ports.cache.set(key, Bytes::from_static(GREETING), ttl, Condition::Always).await.expect("the cache takes it");
     let deployer = Deployer::new(registry.clone(), Arc::new(artifacts), ports, Arc::new(NoScratch), Options::default());
     deployer.deploy(guest.to_vec(), "bench").await.expect("the guest goes live");
-    registry.handler(&"bench-call".parse().expect("a name")).expect("a live handler")
+    (registry.handler(&"bench-call".parse().expect("a name")).expect("a live handler"), guest_threads)
 }
 
 fn ports(clock: &Arc<dyn Clock>) -> Arc<Ports> {

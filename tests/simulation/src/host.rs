@@ -118,7 +118,7 @@ impl Host {
         let running = Arc::new(Mutex::new(None));
         let (slot, plan) = (Arc::clone(&running), Arc::clone(&world.plan));
         tokio::spawn(async move {
-            let services = Services { broker, state, plugins, clock };
+            let services = Services { broker, state, plugins, clock, attempts: None };
             match Dispatcher::start(plan.config.clone(), plan.subscriptions.clone(), services).await {
                 Ok(started) => *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(started),
                 Err(error) => sim.facts().broken.push(format!("dispatch did not start: {error}")),

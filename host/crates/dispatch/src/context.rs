@@ -14,7 +14,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio_util::context::TokioContext;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -96,6 +98,15 @@ impl Shared {
     pub(crate) async fn pause(&self, wait_ms: u64) -> bool {
         let until_ms = self.now_ms().saturating_add(wait_ms);
         self.until_stop(self.services.clock.sleep_until(until_ms)).await.is_some()
+    }
+
+    /// Gives an attempt a task, on the handlers' threads where there are any. Its timers are still those of the runtime that
+    /// dispatch runs on.
+    pub(crate) fn spawn_attempt(&self, attempt: impl Future<Output = ()> + Send + 'static) {
+        match &self.services.attempts {
+            Some(threads) => self.tasks.spawn_on(TokioContext::new(attempt, Handle::current()), threads),
+            None => self.tasks.spawn(attempt),
+        };
     }
 
     /// One call to a port, bounded by [`CALL_MS_MAX`].

@@ -14,6 +14,7 @@ use sandpost_telemetry::events::dispatch::{PullFailed, StopBegun, StopEnded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -29,6 +30,9 @@ pub struct Services {
     pub plugins: Arc<dyn Plugins>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// The handlers' own threads, where attempts run: an attempt that is where its handler runs is not handed over twice.
+    /// They need neither timers nor sockets. None: attempts run where the dispatcher was started.
+    pub attempts: Option<Handle>,
 }
 
 /// Starts dispatch.

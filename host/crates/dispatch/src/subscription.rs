@@ -191,7 +191,7 @@ async fn hand_out(
         let places = Places { _own: own, _host: host };
         let in_flight = InFlight::begin(bound);
         let (bound, queue) = (Arc::clone(bound), Arc::clone(queue));
-        shared.tasks.spawn(
+        shared.spawn_attempt(
             async move {
                 attempt::run(&bound, &*queue, leased).await;
                 drop((places, in_flight));

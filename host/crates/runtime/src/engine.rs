@@ -8,6 +8,8 @@
 //! Invariants
 //! - Guests run on the guest threads alone, which have neither timers nor sockets: whatever a guest waits for belongs to
 //!   the I/O runtime, whose context each of its polls is in. A spinning guest starves no timer.
+//! - An attempt that runs on those threads too ([`Engine::threads`]) calls its guest in place: handing every message over
+//!   to another thread and back costs more than running it.
 //! - Epochs advance every [`TICK`]; a guest that computes gives its thread away at each.
 //! - A guest that computed for longer than [`QUICK`] goes on among the long ones, on threads of their own and of lower
 //!   priority: however many compute without end, the quick ones wait behind none of them.
@@ -21,6 +23,7 @@ use crate::guest::Guest;
 use sandpost_interfaces::Call;
 use sandpost_message::{Fault, FaultKind};
 use sandpost_telemetry::events::runtime as events;
+use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -127,6 +130,15 @@ struct Lanes {
     long: Runtime,
 }
 
+thread_local! {
+    static QUICK_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is one of the threads for quick guests, of whichever engine.
+pub(crate) fn is_quick_thread() -> bool {
+    QUICK_THREAD.get()
+}
+
 /// What an instance is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -170,7 +182,9 @@ impl Engine {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
 
         let guests = Lanes {
-            quick: threads(&config, "sandpost-guest").build().map_err(EngineError::Threads)?,
+            quick: threads(&config, "sandpost-guest")
+                .on_thread_start(|| QUICK_THREAD.set(true))
+                .build().map_err(EngineError::Threads)?,
             long: threads(&config, "sandpost-long").on_thread_start(step_back).build().map_err(EngineError::Threads)?,
         };
         let ticker = Ticker::start(wasmtime.weak()).map_err(EngineError::Threads)?;
@@ -201,6 +215,12 @@ impl Engine {
 
     pub(crate) fn io(&self) -> &Handle {
         &self.io
+    }
+
+    /// The threads for quick guests, for whoever handles messages: a call from one of them is not handed over. They have
+    /// no timers and no sockets; what needs them is polled in another runtime's context.
+    pub fn threads(&self) -> Option<Handle> {
+        self.quick().cloned()
     }
 
     /// Where guests begin; none while the engine is being dropped.

@@ -10,6 +10,7 @@
 use crate::Limits;
 use sandpost_interfaces::Call;
 use sandpost_message::{Fault, FaultKind};
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -120,8 +121,8 @@ impl wasmtime::ResourceLimiter for MemoryLimits {
     }
 }
 
-/// What a guest computed, in nanoseconds of its threads' own clocks: waiting, and being displaced by other processes, do
-/// not count.
+/// What a guest computed, in nanoseconds of its threads' own clocks: waiting, being displaced by other processes, and what
+/// another guest computed inside its host call do not count.
 #[derive(Clone)]
 pub(crate) struct CpuMeter(Arc<CpuCounts>);
 
@@ -131,6 +132,11 @@ struct CpuCounts {
     since_ns: AtomicU64,
 }
 
+thread_local! {
+    /// What guests inside of the poll under way on this thread computed.
+    static INNER_NS: Cell<u64> = const { Cell::new(0) };
+}
+
 impl CpuMeter {
     pub(crate) fn new() -> Self {
         Self(Arc::new(CpuCounts { spent_ns: AtomicU64::new(0), since_ns: AtomicU64::new(0) }))
@@ -138,8 +144,7 @@ impl CpuMeter {
 
     /// So far. Only inside a poll, on its thread.
     pub(crate) fn now_ns(&self) -> u64 {
-        let since = self.0.since_ns.load(Ordering::Relaxed);
-        self.0.spent_ns.load(Ordering::Relaxed).saturating_add(thread_cpu_ns().saturating_sub(since))
+        self.at(thread_cpu_ns())
     }
 
     /// In all polls that have ended.
@@ -147,14 +152,33 @@ impl CpuMeter {
         Duration::from_nanos(self.0.spent_ns.load(Ordering::Relaxed))
     }
 
-    /// A poll begins, on this thread.
-    pub(crate) fn begin(&self) {
+    /// A poll begins on this thread; it ends with what is returned, also where it panics.
+    pub(crate) fn begin(&self) -> Measured<'_> {
         self.0.since_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+        Measured { meter: self, outer_ns: INNER_NS.replace(0) }
     }
 
-    /// It ended, on the same thread.
-    pub(crate) fn end(&self) {
-        self.0.spent_ns.store(self.now_ns(), Ordering::Relaxed);
+    fn at(&self, clock_ns: u64) -> u64 {
+        let CpuCounts { spent_ns, since_ns } = &*self.0;
+        let polled_ns = clock_ns.saturating_sub(since_ns.load(Ordering::Relaxed));
+        spent_ns.load(Ordering::Relaxed).saturating_add(polled_ns.saturating_sub(INNER_NS.get()))
+    }
+}
+
+/// A poll that is being measured.
+pub(crate) struct Measured<'a> {
+    meter: &'a CpuMeter,
+    /// What had been computed by others inside of the poll around this one.
+    outer_ns: u64,
+}
+
+impl Drop for Measured<'_> {
+    fn drop(&mut self) {
+        let clock_ns = thread_cpu_ns();
+        let CpuCounts { spent_ns, since_ns } = &*self.meter.0;
+        spent_ns.store(self.meter.at(clock_ns), Ordering::Relaxed);
+        let polled_ns = clock_ns.saturating_sub(since_ns.load(Ordering::Relaxed));
+        INNER_NS.set(self.outer_ns.saturating_add(polled_ns));
     }
 }
 
@@ -286,18 +310,38 @@ mod tests {
         assert_eq!(error.downcast_ref::<Fault>().unwrap().kind, FaultKind::Memory);
     }
 
+    fn compute(meter: &CpuMeter, until: Duration) {
+        while meter.now_ns() < u64::try_from(until.as_nanos()).unwrap() {
+            std::hint::spin_loop();
+        }
+    }
+
     #[test]
     fn waiting_is_not_computing() {
         let meter = CpuMeter::new();
-        meter.begin();
-        std::thread::sleep(std::time::Duration::from_millis(30));
-        meter.end();
-        assert!(meter.0.spent_ns.load(Ordering::Relaxed) < 20_000_000);
-        meter.begin();
-        while meter.now_ns() < 25_000_000 {
-            std::hint::spin_loop();
+        let measured = meter.begin();
+        std::thread::sleep(Duration::from_millis(30));
+        drop(measured);
+        assert!(meter.spent() < Duration::from_millis(20));
+        let measured = meter.begin();
+        compute(&meter, Duration::from_millis(25));
+        drop(measured);
+        assert!(meter.spent() >= Duration::from_millis(25));
+    }
+
+    #[test]
+    fn what_a_guest_inside_computes_is_its_own() {
+        let (outer, first, second) = (CpuMeter::new(), CpuMeter::new(), CpuMeter::new());
+        let measured = outer.begin();
+        for inner in [&first, &second] {
+            let measured = inner.begin();
+            compute(inner, Duration::from_millis(30));
+            drop(measured);
         }
-        meter.end();
-        assert!(meter.0.spent_ns.load(Ordering::Relaxed) >= 25_000_000);
+        compute(&outer, Duration::from_millis(5));
+        drop(measured);
+        assert!(first.spent() >= Duration::from_millis(30) && second.spent() >= Duration::from_millis(30));
+        let own = outer.spent();
+        assert!(own >= Duration::from_millis(5) && own < Duration::from_millis(25), "{own:?}");
     }
 }

@@ -1,20 +1,24 @@
 //! One call of one guest: a fresh instance, its limits, and how it ended.
 //!
-//! The guest is a task on the guest threads; once it has computed for longer than most, on those for long ones. Its deadline is a timer of the I/O runtime inside that task, so that even
-//! then what the call left behind is known; a second, later one outside ends a task that does not yield.
+//! The guest runs where it is called from, if that is one of the threads for quick guests, and is a task there otherwise;
+//! once it has computed for longer than most, it is a task on the threads for long ones. Its deadline is a timer of the I/O
+//! runtime around it, so that even then what the call left behind is known.
 //!
 //! Invariants
 //! - One instance, one call: nothing of it is used again.
-//! - Every ending is a verdict or one named fault. A panic of host code in the task is a fault of kind `host`, and ends
+//! - Every ending is a verdict or one named fault. A panic of host code in the guest is a fault of kind `host`, and ends
 //!   that call alone.
-//! - Dropping the returned future ends the guest at its next tick; its place in the pool is free once it has ended.
+//! - Dropping the returned future ends the guest, at its next tick at the latest; its place in the pool is free once it has
+//!   ended.
+//! - A guest that another's host call runs (a template) is on its own meter alone.
 //! - What a call left open is dropped inside the I/O runtime's context, whoever ends it.
 //!
 //! Not here: what is linked to the guest (`interfaces`), who calls (`version`).
 
 use crate::Limits;
-use crate::engine::{Engine, Purpose, QUICK};
+use crate::engine::{self, Engine, Purpose, QUICK};
 use crate::guest::{Capture, CpuMeter, Guest, Output};
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sandpost_interfaces::bindings::{HandlerPluginIndices, TemplatePluginIndices};
 use sandpost_interfaces::{Call, Context, Postponed};
@@ -23,6 +27,7 @@ use sandpost_ports::plugins::Attempt;
 use sandpost_telemetry::events::runtime as events;
 use std::fmt::Write as _;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -109,23 +114,39 @@ pub(crate) async fn run<R: Send + 'static>(
             ended
         }
     });
+    let first = FirstSlice(Some(guest));
     let running = async {
-        match EndOnDrop(quick.spawn(FirstSlice(Some(guest)).in_current_span())).await? {
+        let slice = if engine::is_quick_thread() {
+            AssertUnwindSafe(first).catch_unwind().await.map_err(|_panic| Lost::Panicked)?
+        } else {
+            EndOnDrop(quick.spawn(first.in_current_span())).await?
+        };
+        match slice {
             Slice::Ended(ended) => Ok(ended),
-            Slice::Longer(guest) => EndOnDrop(long.spawn(guest.in_current_span())).await,
+            Slice::Longer(guest) => Ok(EndOnDrop(long.spawn(guest.in_current_span())).await?),
         }
     };
     match tokio::time::timeout(deadline.saturating_add(GRACE), running).await {
         Ok(Ok(ended)) => ended,
-        Ok(Err(error)) if error.is_panic() => {
-            Fault::new(FaultKind::Host, "the host's own code failed in this call").into()
-        }
-        Ok(Err(_cancelled)) => Fault::new(FaultKind::Stopped, "the host stopped").into(),
+        Ok(Err(Lost::Panicked)) => Fault::new(FaultKind::Host, "the host's own code failed in this call").into(),
+        Ok(Err(Lost::Stopped)) => Fault::new(FaultKind::Stopped, "the host stopped").into(),
         Err(_elapsed) => deadline_fault(deadline).into(),
     }
 }
 
-/// What runs on the guest threads.
+/// Why a guest has no end of its own.
+enum Lost {
+    Panicked,
+    Stopped,
+}
+
+impl From<tokio::task::JoinError> for Lost {
+    fn from(error: tokio::task::JoinError) -> Self {
+        if error.is_panic() { Self::Panicked } else { Self::Stopped }
+    }
+}
+
+/// What runs on the guests' threads.
 async fn inside<R>(
     engine: &Engine,
     program: &Program,
@@ -194,10 +215,8 @@ impl<F: Future> Future for Contained<F> {
         let Self { future, io, meter } = &mut *self;
         let Some(future) = future else { return Poll::Pending };
         let _inside = io.enter();
-        meter.begin();
-        let polled = future.as_mut().poll(context);
-        meter.end();
-        polled
+        let _measured = meter.begin();
+        future.as_mut().poll(context)
     }
 }
 

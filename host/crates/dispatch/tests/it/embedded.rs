@@ -30,6 +30,7 @@ async fn start(store: &Store, plugins: &Arc<ScriptedPlugins>) -> Running {
         state: Arc::new(store.clone()),
         plugins: plugins.clone(),
         clock: Arc::new(SystemClock),
+        attempts: None,
     };
     Dispatcher::start(Config::default(), crate::world::one("orders", orders), services).await.unwrap()
 }

@@ -46,6 +46,7 @@ impl World {
             state: self.state.clone(),
             plugins: self.plugins.clone(),
             clock: Arc::new(self.clock.clone()),
+            attempts: None,
         };
         Dispatcher::start(config, subscriptions, services).await
     }
