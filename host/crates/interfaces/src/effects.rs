@@ -136,49 +136,27 @@ impl Effects {
     }
 
     /// Does it, or says how it stands. `Err` where the store did not answer: nothing was done then.
+    ///
+    /// All of it is a task of its own: a guest that is ended does not cut it off.
     pub(crate) async fn once<E, F>(self: &Arc<Self>, effect: Effect, hand_over: F) -> Result<Ended<E>, PortError>
     where
         E: Send + 'static,
-        F: FnOnce() -> BoxFuture<'static, Handed<E>> + Send,
+        F: FnOnce() -> BoxFuture<'static, Handed<E>> + Send + 'static,
     {
         let Some(place) = self.place(&effect).await else {
             // Somebody in this process is still at it, and records how it ends.
             return Ok(Ended::Unknown(None));
         };
-        let owner = self.owner(&effect.attempt);
-        for _ in 0..LOOKS_MAX {
-            let Attempt { message, subscription, .. } = &effect.attempt;
-            let now_ms = self.clock.now_ms();
-            let claim = self.bounded(self.state.claim(&effect.key, &owner, &message.id, subscription, now_ms));
-            match on_io(&self.io, claim).await.map_err(not_begun)? {
-                Claim::Ours => return self.hand_over(effect, owner, place, hand_over()).await,
-                Claim::Sent(id) => {
-                    self.note(vec![effect.entry(Step::EffectRepeated, now_ms, Some(&id))]);
-                    return Ok(Ended::Repeated(id));
-                }
-                Claim::Sending { owner: earlier } => {
-                    let detail = if effect.repeatable {
-                        "was being handed over when it was cut off; done again, the provider knows the key"
-                    } else if effect.attempt.unknown_effects == UnknownEffects::SendAgain {
-                        "was being handed over when it was cut off; done again, as the subscription says"
-                    } else {
-                        "was being handed over when it was cut off; held, as the subscription says"
-                    };
-                    self.unknown(&effect, detail);
-                    if !effect.repeatable && effect.attempt.unknown_effects == UnknownEffects::Hold {
-                        let Effect { kind, what, .. } = &effect;
-                        return Ok(Ended::Held(format!("the outcome of an earlier {kind} is unknown: {what}")));
-                    }
-                    // Of two hosts that come here at once the store lets one release, and one claim.
-                    match on_io(&self.io, self.bounded(self.state.release(&effect.key, &earlier))).await {
-                        Ok(()) => {}
-                        Err(error) if error.kind == ErrorKind::Conflict => {}
-                        Err(error) => return Err(not_begun(error)),
-                    }
-                }
-            }
+        let this = self.clone();
+        let span = events::effect_span(effect.kind);
+        let task = async move {
+            // Held to the end of the task, so that whoever waits finds the outcome recorded.
+            let _place = place;
+            this.to_its_end(&effect, hand_over).await
         }
-        Err(PortError::new(ErrorKind::Unavailable, "another host works on the same effect"))
+        .instrument(span);
+        // A panic of a driver is as good as a lost answer.
+        self.detached(task).await.unwrap_or(Ok(Ended::Unknown(None)))
     }
 
     /// How long one hand-over may take before its outcome counts as unknown.
@@ -225,50 +203,73 @@ impl Effects {
         }
     }
 
-    /// Hands over in a task of its own and waits for it.
-    async fn hand_over<E: Send + 'static>(
-        self: &Arc<Self>,
-        effect: Effect,
-        owner: Owner,
-        place: Place,
-        work: BoxFuture<'static, Handed<E>>,
-    ) -> Result<Ended<E>, PortError> {
-        let this = self.clone();
-        let span = events::effect_span(effect.kind);
-        let task = async move {
-            // Held to the end of the task, so that whoever waits finds the outcome recorded.
-            let _place = place;
-            this.to_its_end(&effect, &owner, work).await
+    /// Takes the key, and hands over where it is ours.
+    async fn to_its_end<E, F>(self: &Arc<Self>, effect: &Effect, hand_over: F) -> Result<Ended<E>, PortError>
+    where
+        E: Send + 'static,
+        F: FnOnce() -> BoxFuture<'static, Handed<E>> + Send,
+    {
+        let owner = self.owner(&effect.attempt);
+        for _ in 0..LOOKS_MAX {
+            let now_ms = self.clock.now_ms();
+            match self.begin(effect, &owner, now_ms).await? {
+                Claim::Ours => return self.hand_over(effect, &owner, now_ms, hand_over()).await,
+                Claim::Sent(id) => {
+                    self.note(vec![effect.entry(Step::EffectRepeated, now_ms, Some(&id))]);
+                    return Ok(Ended::Repeated(id));
+                }
+                Claim::Sending { owner: earlier } => {
+                    let detail = if effect.repeatable {
+                        "was being handed over when it was cut off; done again, the provider knows the key"
+                    } else if effect.attempt.unknown_effects == UnknownEffects::SendAgain {
+                        "was being handed over when it was cut off; done again, as the subscription says"
+                    } else {
+                        "was being handed over when it was cut off; held, as the subscription says"
+                    };
+                    self.unknown(effect, detail);
+                    if !effect.repeatable && effect.attempt.unknown_effects == UnknownEffects::Hold {
+                        let Effect { kind, what, .. } = effect;
+                        return Ok(Ended::Held(format!("the outcome of an earlier {kind} is unknown: {what}")));
+                    }
+                    // Of two hosts that come here at once the store lets one release, and one take it.
+                    match self.bounded(self.state.release(&effect.key, &earlier)).await {
+                        Ok(()) => {}
+                        Err(error) if error.kind == ErrorKind::Conflict => {}
+                        Err(error) => return Err(not_begun(error)),
+                    }
+                }
+            }
         }
-        .instrument(span);
-        // A panic of a driver is as good as a lost answer.
-        self.detached(task).await.unwrap_or(Ok(Ended::Unknown(None)))
+        Err(PortError::new(ErrorKind::Unavailable, "another host works on the same effect"))
     }
 
-    async fn to_its_end<E: Send + 'static>(
+    /// Takes the key, for a hand-over that comes right after.
+    async fn begin(&self, effect: &Effect, owner: &Owner, now_ms: TimestampMs) -> Result<Claim, PortError> {
+        let Effect { key, attempt: Attempt { message, subscription, .. }, .. } = effect;
+        let begun = self.bounded(self.state.begin(key, owner, &message.id, subscription, now_ms)).await;
+        let Err(error) = begun else { return begun };
+        events::record_effect_error(&tracing::Span::current(), "state-unavailable");
+        // Nothing was handed over. If the store moved the key and only its answer was lost, a later attempt would take it
+        // for unknown; where the key is another's, releasing it changes nothing.
+        let failed = vec![effect.entry(Step::EffectFailed, self.clock.now_ms(), Some("the store did not answer"))];
+        let (_released, ()) = tokio::join!(self.bounded(self.state.release(key, owner)), self.record(failed));
+        Err(not_begun(error))
+    }
+
+    async fn hand_over<E: Send + 'static>(
         self: &Arc<Self>,
         effect: &Effect,
         owner: &Owner,
+        begun_at_ms: TimestampMs,
         work: BoxFuture<'static, Handed<E>>,
     ) -> Result<Ended<E>, PortError> {
-        let now_ms = self.clock.now_ms();
-        let begun =
-            vec![effect.entry(Step::EffectClaimed, now_ms, None), effect.entry(Step::EffectSending, now_ms, None)];
-        let (advanced, ()) = tokio::join!(
-            self.bounded(self.state.advance(&effect.key, owner, EffectState::Sending)),
-            self.record(begun)
-        );
         let span = tracing::Span::current();
-        if let Err(error) = advanced {
-            events::record_effect_error(&span, "state-unavailable");
-            // Nothing was handed over. If the store moved the key and only its answer was lost, a later attempt would take
-            // it for unknown; where the key is another's by now, releasing it changes nothing.
-            let failed = vec![effect.entry(Step::EffectFailed, self.clock.now_ms(), Some("the store did not answer"))];
-            let (_released, ()) =
-                tokio::join!(self.bounded(self.state.release(&effect.key, owner)), self.record(failed));
-            return Err(not_begun(error));
-        }
-        let handed = tokio::time::timeout(self.timeout, work).await;
+        let begun = vec![
+            effect.entry(Step::EffectClaimed, begun_at_ms, None),
+            effect.entry(Step::EffectSending, begun_at_ms, None),
+        ];
+        // The key stands in the store; its history need not be there before.
+        let ((), handed) = tokio::join!(biased; self.record(begun), tokio::time::timeout(self.timeout, work));
         let now_ms = self.clock.now_ms();
         match handed {
             Ok(Handed::Done(id)) => {

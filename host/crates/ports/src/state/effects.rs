@@ -29,6 +29,25 @@ pub trait Effects: Send + Sync {
         now_ms: TimestampMs,
     ) -> Result<Claim, PortError>;
 
+    /// [`Self::claim`], and where the key is ours it stands at [`EffectState::Sending`] at once: for an effect that is handed
+    /// over right after. In one step where the store can.
+    ///
+    /// After an error the key may stand at `Sending` for `owner`, who then [releases](Self::release) it.
+    async fn begin(
+        &self,
+        key: &EffectKey,
+        owner: &Owner,
+        message: &MessageId,
+        subscription: &SubscriptionName,
+        now_ms: TimestampMs,
+    ) -> Result<Claim, PortError> {
+        let claim = self.claim(key, owner, message, subscription, now_ms).await?;
+        if claim == Claim::Ours {
+            self.advance(key, owner, EffectState::Sending).await?;
+        }
+        Ok(claim)
+    }
+
     /// Moves the key on. `Sending` and `Sent` only for its owner: [`ErrorKind::Conflict`](crate::ErrorKind) otherwise.
     async fn advance(&self, key: &EffectKey, owner: &Owner, to: EffectState) -> Result<(), PortError>;
 

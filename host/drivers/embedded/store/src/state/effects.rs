@@ -25,22 +25,18 @@ impl Effects for Store {
         subscription: &SubscriptionName,
         now_ms: TimestampMs,
     ) -> Result<Claim, PortError> {
-        let (key, owner, message, subscription) = (key.clone(), owner.clone(), message.clone(), subscription.clone());
-        self.write(move |work| {
-            match find(&work.conn, &key)? {
-                Some(Found { state: SENT, sent_id, .. }) => return Ok(Claim::Sent(sent_id)),
-                Some(Found { state: SENDING, owner, .. }) => return Ok(Claim::Sending { owner }),
-                Some(_) | None => {}
-            }
-            work.conn
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO effects (key, owner, state, message_id, subscription, claimed_at_ms)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                )?
-                .execute(params![key, owner, CLAIMED, message.as_str(), subscription.as_str(), int(now_ms)])?;
-            Ok(Claim::Ours)
-        })
-        .await
+        self.take(CLAIMED, key, owner, message, subscription, now_ms).await
+    }
+
+    async fn begin(
+        &self,
+        key: &EffectKey,
+        owner: &Owner,
+        message: &MessageId,
+        subscription: &SubscriptionName,
+        now_ms: TimestampMs,
+    ) -> Result<Claim, PortError> {
+        self.take(SENDING, key, owner, message, subscription, now_ms).await
     }
 
     async fn advance(&self, key: &EffectKey, owner: &Owner, to: EffectState) -> Result<(), PortError> {
@@ -135,6 +131,36 @@ impl Effects for Store {
                 )?
                 .execute([int(before_ms), length(max)])?;
             Ok(u64::try_from(forgotten).unwrap_or(u64::MAX))
+        })
+        .await
+    }
+}
+
+impl Store {
+    /// Takes the key for `owner` in this state, or says where it stands.
+    async fn take(
+        &self,
+        state: i64,
+        key: &EffectKey,
+        owner: &Owner,
+        message: &MessageId,
+        subscription: &SubscriptionName,
+        now_ms: TimestampMs,
+    ) -> Result<Claim, PortError> {
+        let (key, owner, message, subscription) = (key.clone(), owner.clone(), message.clone(), subscription.clone());
+        self.write(move |work| {
+            match find(&work.conn, &key)? {
+                Some(Found { state: SENT, sent_id, .. }) => return Ok(Claim::Sent(sent_id)),
+                Some(Found { state: SENDING, owner, .. }) => return Ok(Claim::Sending { owner }),
+                Some(_) | None => {}
+            }
+            work.conn
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO effects (key, owner, state, message_id, subscription, claimed_at_ms)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute(params![key, owner, state, message.as_str(), subscription.as_str(), int(now_ms)])?;
+            Ok(Claim::Ours)
         })
         .await
     }
