@@ -1,14 +1,16 @@
 //! The broker port on the store.
 //!
-//! The model is that of SQS: a delivery is a row with the time from which it may be leased, and everything that holds it
-//! back (a delay, a lease, a back-off) is that time. Only ordering keys add to it: of a key's rows one has a time, the
-//! earliest, and settling it gives the next one its own.
+//! The model is that of SQS: a delivery has a time from which it may be leased, and everything that holds it back (a delay,
+//! a lease, a back-off) is that time. Only ordering keys add to it: of a key's deliveries one has a time, the earliest, and
+//! settling it gives the next one its own. What is due as soon as it is stored is in bundles, everything else in rows.
 //!
 //! Not here: retry budgets, dead letters.
 
+pub(crate) mod bundle;
 pub(crate) mod lease;
 pub(crate) mod lines;
-mod publish;
+pub(crate) mod opened;
+pub(crate) mod publish;
 pub(crate) mod recent;
 mod settle;
 

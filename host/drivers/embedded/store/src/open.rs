@@ -3,7 +3,9 @@
 //! Not here: the tables themselves (`schema`).
 
 use crate::broker::lease::Returns;
+use crate::broker::bundle;
 use crate::broker::lines::Lines;
+use crate::broker::opened::Opened;
 use crate::broker::recent::Recent;
 use crate::config::Config;
 use crate::reader;
@@ -12,6 +14,7 @@ use crate::schema::{self, Found};
 use crate::state::ledger::{Actors, Pending};
 use crate::store::{Inner, Store, Thread};
 use crate::writer::{Ids, Work, Writer};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use sandpost_message::TimestampMs;
 use sandpost_ports::clock::Clock;
@@ -111,8 +114,9 @@ pub fn open(path: Option<&Path>, config: &Config, clock: Arc<dyn Clock>) -> Resu
     }
     let now_ms = clock.now_ms();
     begin_run(&mut conn, now_ms).map_err(sqlite)?;
+    let mut opened = Opened::default();
     let work = Work {
-        lines: Lines::load(&conn, config.queue_max).map_err(sqlite)?,
+        lines: Lines::load(&conn, config.queue_max, &mut opened).map_err(sqlite)?,
         ids: Ids::load(&conn).map_err(sqlite)?,
         conn,
         now_ms,
@@ -120,6 +124,9 @@ pub fn open(path: Option<&Path>, config: &Config, clock: Arc<dyn Clock>) -> Resu
         accept_max_bytes: config.accept_max_bytes(),
         granted: Vec::new(),
         recent: Recent::default(),
+        keys_remembered: 0,
+        gathered: Vec::new(),
+        opened,
         actors: Actors::default(),
         pending: Pending::default(),
         room_bytes: None,
@@ -192,8 +199,7 @@ fn connect(path: Option<&Path>, config: &Config) -> rusqlite::Result<Connection>
         Some(path) => Connection::open_with_flags(path, flags)?,
         None => Connection::open_in_memory_with_flags(flags)?,
     };
-    conn.busy_timeout(Duration::from_millis(BUSY_MS))?;
-    conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    settle_in(&conn)?;
     // Before anything is written, so that a foreign file is left as it was found.
     if schema::inspect(&conn)? == Found::Foreign {
         return Ok(conn);
@@ -215,10 +221,17 @@ fn connect(path: Option<&Path>, config: &Config) -> rusqlite::Result<Connection>
 fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
-    conn.busy_timeout(Duration::from_millis(BUSY_MS))?;
-    conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    settle_in(&conn)?;
     conn.pragma_update(None, "cache_size", CACHE_KIB)?;
     Ok(conn)
+}
+
+fn settle_in(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(Duration::from_millis(BUSY_MS))?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    // A statement with a range would be compiled anew each time that it is bound.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Ends the leases of the last run, whose host is gone, and brings in line what a clock that was ahead has left.
@@ -228,6 +241,7 @@ fn begin_run(conn: &mut Connection, now_ms: TimestampMs) -> rusqlite::Result<()>
         "UPDATE deliveries SET visible_at_ms = min(visible_at_ms, ?1), lease = 0 WHERE lease <> 0",
         [int(now_ms)],
     )?;
+    bundle::begin_run(&transaction, now_ms)?;
     // Published in the future, and not for later: the clock was ahead then, and they were due at once.
     transaction.execute(
         "UPDATE deliveries SET visible_at_ms = ?1 WHERE visible_at_ms > ?1 AND attempt = 0 AND seq IN

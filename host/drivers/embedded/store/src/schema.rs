@@ -11,7 +11,7 @@ use rusqlite::Connection;
 pub(crate) const APPLICATION_ID: i64 = 0x5350_7374;
 
 /// In the order in which they are applied.
-pub(crate) const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD];
+pub(crate) const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FIFTH];
 
 const FIRST: &str = "
 -- Numbers of the store itself: up to where ids were given out.
@@ -189,6 +189,29 @@ DROP TABLE ledger_before;
 
 CREATE INDEX ledger_message ON ledger (message_id);
 CREATE INDEX ledger_batches_age ON ledger_batches (from_ms);
+";
+
+/// A message that can be delivered at once needs no rows of its own: what one transaction accepts is one row, and how it
+/// stands on a line one more.
+const FIFTH: &str = "
+-- `first` is the number of the first of its messages, which are numbered one after the other. They come last: the other
+-- columns are read without them.
+CREATE TABLE bundles (
+    first INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    published_at_ms INTEGER NOT NULL,
+    messages BLOB NOT NULL
+);
+
+-- One row for each subscription that has yet to settle any of them. `marks` has a byte for each: 0 nobody has it, 1
+-- somebody has it for the first time, 2 it is settled or has rows of its own; none where nobody has any.
+CREATE TABLE bundle_deliveries (
+    subscription INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    remaining INTEGER NOT NULL,
+    marks BLOB,
+    PRIMARY KEY (subscription, first)
+) WITHOUT ROWID;
 ";
 
 /// Which file this is.

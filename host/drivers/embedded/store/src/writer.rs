@@ -1,7 +1,7 @@
 //! The thread that writes: group commit.
 //!
-//! Whatever waits, up to [`Config::batch_max`](crate::Config) commands, runs in one transaction; then those who wait for
-//! messages are served in the same transaction; then one commit, and only then the answers.
+//! Whatever waits, up to [`Config::batch_max`](crate::Config) commands, runs in one transaction; what was accepted is stored
+//! together, and those who wait for messages are served in the same transaction; then one commit, and only then the answers.
 //!
 //! Invariants
 //! - No answer before the commit, and none that says `Ok` without it.
@@ -12,10 +12,13 @@
 //!
 //! Not here: what the commands do (`broker`, `state`).
 
+use crate::broker::bundle::{self, Gathered};
 use crate::broker::lease::{self, Granted, Returns, Waiter};
 use crate::broker::lines::Lines;
+use crate::broker::opened::Opened;
+use crate::broker::publish;
 use crate::broker::recent::Recent;
-use crate::row::int;
+use crate::row::{int, time};
 use crate::state::ledger::{self, Actors, Pending};
 use crate::trouble::{Refusal, Trouble, closed};
 use rusqlite::Connection;
@@ -99,8 +102,14 @@ pub(crate) struct Work {
     pub(crate) accept_max_bytes: u64,
     /// Leases of this transaction, to be handed out after it.
     pub(crate) granted: Vec<Granted>,
-    /// What was stored a moment ago.
+    /// What was given rows of its own a moment ago.
     pub(crate) recent: Recent,
+    /// How many dedupe keys this transaction has remembered.
+    pub(crate) keys_remembered: i64,
+    /// What this transaction accepted and has yet to store.
+    pub(crate) gathered: Vec<Gathered>,
+    /// The bundles that are at work.
+    pub(crate) opened: Opened,
     /// Who is at work, as the ledger's rows name it.
     pub(crate) actors: Actors,
     /// What this transaction has recorded in the ledger.
@@ -150,16 +159,16 @@ impl Ids {
         Ok(Self { next, reserved: next, reserved_on_disk: next })
     }
 
-    /// The next one; larger than all before.
-    pub(crate) fn next(&mut self, conn: &Connection) -> rusqlite::Result<i64> {
-        if self.next >= self.reserved {
-            let reserved = self.next + IDS_RESERVED;
+    /// The next so many, at most [`IDS_RESERVED`], one after the other and larger than all before; gives the first.
+    pub(crate) fn take(&mut self, conn: &Connection, count: i64) -> rusqlite::Result<i64> {
+        if self.next + count > self.reserved {
+            let reserved = self.next + count + IDS_RESERVED;
             conn.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'ids'")?.execute([reserved])?;
             self.reserved = reserved;
         }
-        let id = self.next;
-        self.next += 1;
-        Ok(id)
+        let first = self.next;
+        self.next += count;
+        Ok(first)
     }
 
     fn committed(&mut self) {
@@ -242,6 +251,7 @@ impl Writer {
             for job in &mut jobs {
                 job.run(work)?;
             }
+            bundle::store(work)?;
             lease::serve(work)
         });
         match together {
@@ -281,7 +291,11 @@ impl Writer {
             if let Some(was_ms) = clock_was_ms {
                 keep_due(work, was_ms)?;
             }
+            bundle::end_leases(work, work.now_ms)?;
             what(work)?;
+            bundle::store(work)?;
+            bundle::write(work)?;
+            publish::forget_keys(work)?;
             ledger::write(work)
         });
         let done = done.map_err(Trouble::before_commit).and_then(|()| {
@@ -290,6 +304,7 @@ impl Writer {
         });
         if done.is_ok() {
             work.lines.committed();
+            work.opened.committed();
             work.ids.committed();
             self.clock_was_ms = None;
         } else {
@@ -301,6 +316,9 @@ impl Writer {
             work.actors.rolled_back();
             work.pending.rolled_back();
             work.recent.clear();
+            work.gathered.clear();
+            work.keys_remembered = 0;
+            work.opened.rolled_back();
             work.lines.rolled_back();
             for granted in work.granted.drain(..).rev() {
                 work.lines.unserve(granted);
@@ -324,13 +342,16 @@ impl Writer {
     }
 
     fn wake_at_ms(&self) -> Option<TimestampMs> {
-        let due_at_ms = self.work.lines.earliest_due_ms()?;
+        let work = &self.work;
+        let ends = || work.lines.anybody_waits().then(|| work.opened.first_end_ms().map(time)).flatten();
+        let due_at_ms = work.lines.earliest_due_ms().into_iter().chain(ends()).min()?;
         Some(due_at_ms.min(self.clock.now_ms().saturating_add(SLEEP_MAX_MS)))
     }
 }
 
 /// What was due stays due when the clock is set back, instead of waiting for the same time to come again.
-fn keep_due(work: &Work, was_ms: TimestampMs) -> rusqlite::Result<()> {
+fn keep_due(work: &mut Work, was_ms: TimestampMs) -> rusqlite::Result<()> {
+    bundle::end_leases(work, was_ms)?;
     work.conn.execute(
         "UPDATE deliveries SET visible_at_ms = ?1 WHERE visible_at_ms > ?1 AND visible_at_ms <= ?2",
         [int(work.now_ms), int(was_ms)],
@@ -355,27 +376,44 @@ mod tests {
     use sandpost_ports::health::Health;
     use std::sync::Arc;
 
-    /// Makes the rows of deliveries fail, after those of their messages have been written.
+    /// Makes deliveries fail, after their messages have been written.
     async fn sabotage(store: &Store, sql: &'static str) {
         store.write(move |work| Ok(work.conn.execute_batch(sql)?)).await.unwrap();
     }
 
     const BREAK: &str = "
         CREATE TRIGGER break_insert BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END;
-        CREATE TRIGGER break_update BEFORE UPDATE ON deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END;";
-    const MEND: &str = "DROP TRIGGER break_insert; DROP TRIGGER break_update;";
+        CREATE TRIGGER break_update BEFORE UPDATE ON deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END;
+        CREATE TRIGGER break_store BEFORE INSERT ON bundle_deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END;
+        CREATE TRIGGER break_lease BEFORE UPDATE ON bundle_deliveries WHEN instr(NEW.marks, x'01') > 0
+        BEGIN SELECT RAISE(ABORT, 'broken'); END;";
+    const MEND: &str = "
+        DROP TRIGGER break_insert; DROP TRIGGER break_update; DROP TRIGGER break_store; DROP TRIGGER break_lease;";
 
+    /// Once with messages in bundles, and once with messages in rows of their own.
     #[tokio::test]
     async fn a_failure_leaves_no_trace_and_does_not_spread() {
+        for ordering_key in [false, true] {
+            fails_without_a_trace(ordering_key).await;
+        }
+    }
+
+    async fn fails_without_a_trace(ordering_key: bool) {
         let store = open(None, &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap();
         let (name, topic) = ("orders-handler".parse().unwrap(), "orders".parse().unwrap());
         let subscription = store.subscribe(&name, &topic).await.unwrap();
-        let message = || Message::new("orders".parse().unwrap(), "body", 1_000);
+        let message = || {
+            let message = Message::new("orders".parse().unwrap(), "body", 1_000);
+            let key = ordering_key.then(|| message.id.to_string());
+            Message { ordering_key: key, ..message }
+        };
         store.publish(vec![message(), message(), message()]).await.remove(0).unwrap();
         let leased = subscription.next(1, 1_000).await.unwrap().remove(0);
         let messages = || {
             store.write(|work| {
-                Ok(work.conn.query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, i64>(0))?)
+                let all = "SELECT (SELECT count(*) FROM messages)
+                     + (SELECT coalesce(sum(remaining), 0) FROM bundle_deliveries WHERE subscription = 1)";
+                Ok(work.conn.query_row(all, [], |row| row.get::<_, i64>(0))?)
             })
         };
 

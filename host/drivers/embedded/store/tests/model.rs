@@ -14,7 +14,7 @@ use std::task::Poll;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Publish { key: Option<u8>, delay_ms: u64 },
+    Publish { key: Option<u8>, delay_ms: u64, count: usize },
     Next { max: usize, lease_ms: u64 },
     DroppedNext { wait_us: u64 },
     Settle { which: prop::sample::Index, how: How },
@@ -38,7 +38,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => delay().prop_map(How::HandBackIn),
     ];
     let op = prop_oneof![
-        6 => (prop::option::of(0..3_u8), delay()).prop_map(|(key, delay_ms)| Op::Publish { key, delay_ms }),
+        6 => (prop::option::weighted(0.4, 0..3_u8), delay(), 1..5_usize)
+            .prop_map(|(key, delay_ms, count)| Op::Publish { key, delay_ms, count }),
         5 => (1..4_usize, 50..300_u64).prop_map(|(max, lease_ms)| Op::Next { max, lease_ms }),
         1 => (0..3_000_u64).prop_map(|wait_us| Op::DroppedNext { wait_us }),
         5 => (any::<prop::sample::Index>(), how).prop_map(|(which, how)| Op::Settle { which, how }),
@@ -176,13 +177,18 @@ async fn run(ops: Vec<Op>) {
     for (number, op) in ops.into_iter().enumerate() {
         let now_ms = real.clock.now_ms();
         match op {
-            Op::Publish { key, delay_ms } => {
+            Op::Publish { key, delay_ms, count } => {
                 let not_before_ms = if delay_ms == 0 { 0 } else { now_ms + delay_ms };
-                let mut message = Message::new(topic(), number.to_string(), now_ms);
-                message.ordering_key = key.map(|key| key.to_string());
-                message.not_before_ms = not_before_ms;
-                real.store.publish(vec![message]).await.remove(0).unwrap();
-                model.publish(number.to_string(), key, now_ms, not_before_ms);
+                let mut messages = Vec::new();
+                for place in 0..count {
+                    let body = format!("{number}.{place}");
+                    let ordering_key = key.map(|key| key.to_string());
+                    messages.push(Message { ordering_key, not_before_ms, ..Message::new(topic(), body.clone(), now_ms) });
+                    model.publish(body, key, now_ms, not_before_ms);
+                }
+                for published in real.store.publish(messages).await {
+                    published.unwrap();
+                }
             }
             Op::Next { max, lease_ms } => {
                 let expected = model.lease(max, now_ms, lease_ms);

@@ -2,9 +2,12 @@
 //!
 //! Invariants
 //! - A lease is committed before it is handed out, and its attempt is counted in it.
+//! - What is due is leased in the order in which it became due, whether it is in a bundle or in a row.
 //! - A lease whose receiver is gone is undone: the row has the time and the attempts it had before. That holds for one
 //!   that could not be handed out as well as for one that was, to a future that was dropped before it looked.
 
+use crate::broker::bundle;
+use crate::broker::opened::Member;
 use crate::broker::settle::Token;
 use crate::row::{int, message, time};
 use crate::writer::Work;
@@ -101,6 +104,13 @@ impl Returns {
 /// Undoes leases that still stand.
 pub(crate) fn undo(work: &mut Work, returned: &[Leased]) -> rusqlite::Result<()> {
     for Leased { token, visible_at_ms } in returned {
+        if let Some((place, lease, _)) = work.opened.leased(token.line, token.seq) {
+            if lease == token.lease {
+                work.opened.set(place, Member::Fresh);
+                work.lines.count(token.line, 0, 0);
+            }
+            continue;
+        }
         work.conn
             .prepare_cached(
                 "UPDATE deliveries SET visible_at_ms = ?4, lease = 0, attempt = attempt - 1
@@ -118,7 +128,7 @@ pub(crate) fn serve(work: &mut Work) -> rusqlite::Result<()> {
         while let Some((topic, waiter)) =
             work.lines.get_mut(id).and_then(|line| Some((line.topic.clone(), line.next_waiter()?)))
         {
-            let due = match due(work, id, &topic, waiter.max.min(LEASE_MAX)) {
+            let due = match due(work, id, &topic, &waiter) {
                 Ok(due) => due,
                 Err(error) => {
                     keep(work, id, waiter);
@@ -134,32 +144,8 @@ pub(crate) fn serve(work: &mut Work) -> rusqlite::Result<()> {
                 }
                 break;
             }
-            let until_ms = int(work.now_ms.saturating_add(waiter.lease_ms));
-            // Noted before it is filled, so that a failure finds the waiter where it looks for it.
-            let place = work.granted.len();
-            work.granted.push(Granted {
-                line: id,
-                waiter,
-                deliveries: Vec::with_capacity(due.len()),
-                leased: Vec::new(),
-            });
-            for Due { seq, visible_at_ms, attempt, message } in due {
-                let token =
-                    Token { line: id, seq, lease: work.ids.next(&work.conn)?, keyed: message.ordering_key.is_some() };
-                work.conn
-                    .prepare_cached(
-                        "UPDATE deliveries SET visible_at_ms = ?3, lease = ?4, attempt = attempt + 1
-                         WHERE subscription = ?1 AND seq = ?2",
-                    )?
-                    .execute([id, seq, until_ms, token.lease])?;
-                let granted = &mut work.granted[place];
-                granted.leased.push(Leased { token, visible_at_ms });
-                granted.deliveries.push(Delivery {
-                    message,
-                    attempt: attempt.saturating_add(1),
-                    receipt: Receipt::new(token.to_string()),
-                });
-            }
+            let (leased, deliveries) = due.into_iter().unzip();
+            work.granted.push(Granted { line: id, waiter, deliveries, leased });
         }
     }
     Ok(())
@@ -171,40 +157,72 @@ fn keep(work: &mut Work, id: i64, waiter: Waiter) {
     }
 }
 
-const DUE: &str = "SELECT seq, visible_at_ms, attempt, ordering_key FROM deliveries INDEXED BY deliveries_due
+const DUE: &str = "SELECT visible_at_ms, seq, attempt, ordering_key FROM deliveries INDEXED BY deliveries_due
      WHERE subscription = ?1 AND visible_at_ms <= ?2 ORDER BY visible_at_ms, seq LIMIT ?3";
 
 const MESSAGE: &str = "SELECT message_id, content_type, attributes, ?2, published_at_ms, not_before_ms, dedupe_key,
      only_subscription, trace, body FROM messages WHERE seq = ?1";
 
-struct Due {
-    seq: i64,
+/// A delivery in a row of its own that is due.
+struct DueRow {
     visible_at_ms: i64,
+    seq: i64,
     attempt: u32,
-    message: Arc<Message>,
+    ordering_key: Option<String>,
 }
 
-fn due(work: &Work, id: i64, topic: &Topic, max: usize) -> rusqlite::Result<Vec<Due>> {
-    let mut select = work.conn.prepare_cached(DUE)?;
-    let mut select_message = work.conn.prepare_cached(MESSAGE)?;
-    let mut rows = select.query(params![id, int(work.now_ms), crate::row::length(max)])?;
+/// Leases what is due, the longest due first, as much as the waiter asks for.
+fn due(work: &mut Work, id: i64, topic: &Topic, waiter: &Waiter) -> rusqlite::Result<Vec<(Leased, Delivery)>> {
+    let max = waiter.max.min(LEASE_MAX);
+    let until_ms = int(work.now_ms.saturating_add(waiter.lease_ms));
+    let mut rows = due_rows(work, id, max)?.into_iter().peekable();
     let (mut due, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.next()? {
-        let seq = row.get(0)?;
-        let message = if let Some(message) = work.recent.get(seq) {
-            message
+    while due.len() < max && bytes <= LEASE_MAX_BYTES {
+        let fresh = bundle::next_fresh(work, id, topic)?;
+        let earlier = |row: &DueRow| fresh.is_none_or(|(place, at_ms)| (row.visible_at_ms, row.seq) < (at_ms, place.seq()));
+        let (token, visible_at_ms, attempt, message) = if let Some(row) = rows.next_if(earlier) {
+            let message = message_of(work, &row, topic)?;
+            let lease = work.ids.take(&work.conn, 1)?;
+            work.conn
+                .prepare_cached(
+                    "UPDATE deliveries SET visible_at_ms = ?3, lease = ?4, attempt = attempt + 1
+                     WHERE subscription = ?1 AND seq = ?2",
+                )?
+                .execute([id, row.seq, until_ms, lease])?;
+            let token = Token { line: id, seq: row.seq, lease, keyed: message.ordering_key.is_some() };
+            (token, row.visible_at_ms, row.attempt, message)
+        } else if let Some((place, at_ms)) = fresh
+            && let Some(message) = work.opened.message(place)
+        {
+            let lease = work.ids.take(&work.conn, 1)?;
+            work.opened.set(place, Member::Leased { lease, until_ms });
+            (Token { line: id, seq: place.seq(), lease, keyed: false }, at_ms, 0, message)
         } else {
-            let ordering_key = row.get_ref(3)?.as_str_or_null()?;
-            let read = |row: &Row<'_>| message(row, 0, topic.clone());
-            Arc::new(select_message.query_row(params![seq, ordering_key], read)?)
+            break;
         };
         bytes += message.body.len();
-        due.push(Due { seq, visible_at_ms: row.get(1)?, attempt: row.get(2)?, message });
-        if bytes > LEASE_MAX_BYTES {
-            break;
-        }
+        let receipt = Receipt::new(token.to_string());
+        let delivery = Delivery { message, attempt: attempt.saturating_add(1), receipt };
+        due.push((Leased { token, visible_at_ms }, delivery));
     }
     Ok(due)
+}
+
+fn due_rows(work: &Work, id: i64, max: usize) -> rusqlite::Result<Vec<DueRow>> {
+    let mut select = work.conn.prepare_cached(DUE)?;
+    let rows = select.query_map(params![id, int(work.now_ms), crate::row::length(max)], |row| {
+        Ok(DueRow { visible_at_ms: row.get(0)?, seq: row.get(1)?, attempt: row.get(2)?, ordering_key: row.get(3)? })
+    })?;
+    rows.collect()
+}
+
+fn message_of(work: &Work, row: &DueRow, topic: &Topic) -> rusqlite::Result<Arc<Message>> {
+    if let Some(message) = work.recent.get(row.seq) {
+        return Ok(message);
+    }
+    let read = |row: &Row<'_>| message(row, 0, topic.clone());
+    let mut select = work.conn.prepare_cached(MESSAGE)?;
+    select.query_row(params![row.seq, row.ordering_key], read).map(Arc::new)
 }
 
 fn due_at_ms(work: &Work, id: i64) -> rusqlite::Result<Option<TimestampMs>> {

@@ -1,10 +1,12 @@
-//! The subscriptions in memory: who waits on each, when its next message is due, and how many rows it has.
+//! The subscriptions in memory: who waits on each, when its next message is due, and how many it has.
 //!
 //! Invariants
 //! - The counts are those of the last commit; a transaction's changes are added when it commits and dropped when not.
 //! - A line's waiters are served in the order in which they came.
 
+use crate::broker::bundle;
 use crate::broker::lease::{Granted, Waiter};
+use crate::broker::opened::Opened;
 use crate::row::{int, name, time};
 use crate::trouble::Refusal;
 use crate::writer::Work;
@@ -27,7 +29,7 @@ pub(crate) struct Line {
     pub(crate) changed: bool,
     /// When the next one becomes deliverable; known while somebody waits.
     pub(crate) due_at_ms: Option<TimestampMs>,
-    /// Rows, and rows that are behind another of their ordering key: committed, and the change of this transaction.
+    /// Deliveries, and those that are behind another of their ordering key: committed, and the change of this transaction.
     rows: i64,
     rows_change: i64,
     behind: i64,
@@ -46,7 +48,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Reads them from the file, and counts.
-    pub(crate) fn load(conn: &Connection, waiters_max: usize) -> rusqlite::Result<Self> {
+    pub(crate) fn load(conn: &Connection, waiters_max: usize, opened: &mut Opened) -> rusqlite::Result<Self> {
         let mut lines = Self {
             by_id: BTreeMap::new(),
             by_name: HashMap::new(),
@@ -67,6 +69,16 @@ impl Lines {
             if let Some(line) = lines.by_id.get_mut(&row.get(0)?) {
                 line.rows = all;
                 line.behind = all - visible;
+            }
+        }
+        let mut count = conn
+            .prepare("SELECT subscription, sum(remaining), max(first) FROM bundle_deliveries GROUP BY subscription")?;
+        let mut rows = count.query([])?;
+        while let Some(row) = rows.next()? {
+            let (id, remaining): (i64, i64) = (row.get(0)?, row.get(1)?);
+            if let Some(line) = lines.by_id.get_mut(&id) {
+                line.rows += remaining;
+                opened.begin(id, row.get(2)?);
             }
         }
         Ok(lines)
@@ -241,9 +253,11 @@ pub(crate) fn subscribe(work: &mut Work, name: &SubscriptionName, topic: &Topic)
 
 /// Counts without looking at what is ready: that is the rest.
 pub(crate) fn backlog(work: &mut Work, name: &SubscriptionName) -> Result<Backlog, Refusal> {
+    bundle::store(work)?;
     let line = work.lines.by_name.get(name).and_then(|id| Some((*id, work.lines.by_id.get(id)?)));
     let Some((id, line)) = line else { return Err(PortError::invalid("there is no such subscription").into()) };
     let (rows, behind) = (line.rows + line.rows_change, line.behind + line.behind_change);
+    let topic = line.topic.clone();
     let (later, leased): (i64, i64) = work
         .conn
         .prepare_cached(
@@ -251,18 +265,21 @@ pub(crate) fn backlog(work: &mut Work, name: &SubscriptionName) -> Result<Backlo
              WHERE subscription = ?1 AND visible_at_ms > ?2",
         )?
         .query_row([id, int(work.now_ms)], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let oldest: Option<i64> = work
+    let leased_in_bundles = work.opened.leased_after(id, int(work.now_ms));
+    let (later, leased) = (later + leased_in_bundles, leased + leased_in_bundles);
+    let in_row: Option<(i64, TimestampMs)> = work
         .conn
         .prepare_cached(
-            "SELECT published_at_ms FROM messages
+            "SELECT seq, published_at_ms FROM messages
              WHERE seq = (SELECT seq FROM deliveries WHERE subscription = ?1 ORDER BY seq LIMIT 1)",
         )?
-        .query_row([id], |row| row.get(0))
+        .query_row([id], |row| Ok((row.get(0)?, time(row.get(1)?))))
         .optional()?;
+    let oldest = in_row.into_iter().chain(bundle::oldest(work, id, &topic)?).min();
     Ok(Backlog {
         ready: time(rows - behind - later),
         in_flight: time(leased),
         held: time(behind + later - leased),
-        oldest_published_at_ms: oldest.map(time),
+        oldest_published_at_ms: oldest.map(|(_, published_at_ms)| published_at_ms),
     })
 }

@@ -1,15 +1,18 @@
 //! Storing messages, and remembering their dedupe keys.
+//!
+//! What can be delivered at once goes into a bundle (`bundle`); the rest has rows of its own.
 
+use crate::broker::bundle;
 use crate::row::{Attributes, int, name, size_bytes};
 use crate::trouble::full;
 use crate::writer::Work;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use sandpost_message::{Message, MessageId};
 use sandpost_ports::PortError;
 use sandpost_ports::broker::Published;
 use std::sync::Arc;
 
-/// Expired dedupe keys that each new one removes. More than one, so that their number goes down again after a flood.
+/// Expired dedupe keys that go for each new one. More than one, so that their number goes down again after a flood.
 const FORGET_PER_KEY: i64 = 2;
 
 /// Stores what can be stored; one answer a message.
@@ -35,33 +38,41 @@ fn one(work: &mut Work, message: &Arc<Message>) -> rusqlite::Result<Result<Publi
         return Ok(Err(full()));
     }
 
-    let seq = work.ids.next(&work.conn)?;
-    let only = message.only.as_ref().map(sandpost_message::SubscriptionName::as_str);
-    work.conn
-        .prepare_cached(
-            "INSERT INTO messages (seq, message_id, content_type, attributes, published_at_ms, not_before_ms, dedupe_key,
-             only_subscription, trace, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        )?
-        .execute(params![
-            seq,
-            message.id.as_str(),
-            message.content_type,
-            Attributes(&message.attributes),
-            int(message.published_at_ms),
-            int(message.not_before_ms),
-            message.dedupe_key,
-            only,
-            message.trace.to_string(),
-            &*message.body,
-        ])?;
-    work.recent.add(seq, message);
-    for line in targets.iter() {
-        deliver(work, *line, seq, message)?;
+    if bundle::fits(message, work.now_ms) {
+        bundle::gather(work, &targets, message)?;
+    } else {
+        let seq = work.ids.take(&work.conn, 1)?;
+        insert_message(&work.conn, seq, message)?;
+        work.recent.add(seq, message);
+        for line in targets.iter() {
+            deliver(work, *line, seq, message)?;
+        }
     }
     if let Some(key) = dedupe_key {
         remember(work, message, key)?;
     }
     Ok(Ok(Published { id: message.id.clone(), duplicate: false }))
+}
+
+/// Gives a message a row, unless another line has given it one already.
+pub(crate) fn insert_message(conn: &Connection, seq: i64, message: &Message) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT OR IGNORE INTO messages (seq, message_id, content_type, attributes, published_at_ms, not_before_ms,
+         dedupe_key, only_subscription, trace, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        seq,
+        message.id.as_str(),
+        message.content_type,
+        Attributes(&message.attributes),
+        int(message.published_at_ms),
+        int(message.not_before_ms),
+        message.dedupe_key,
+        message.only.as_ref().map(sandpost_message::SubscriptionName::as_str),
+        message.trace.to_string(),
+        &*message.body,
+    ])?;
+    Ok(())
 }
 
 fn deliver(work: &mut Work, line: i64, seq: i64, message: &Message) -> rusqlite::Result<()> {
@@ -92,16 +103,25 @@ fn known(work: &Work, message: &Message, key: &str) -> rusqlite::Result<Option<M
         .optional()
 }
 
-fn remember(work: &Work, message: &Message, key: &str) -> rusqlite::Result<()> {
-    let known_since_ms = work.now_ms.saturating_sub(work.dedupe_window_ms);
-    work.conn
-        .prepare_cached(
-            "DELETE FROM dedupe WHERE (topic, key) IN
-             (SELECT topic, key FROM dedupe INDEXED BY dedupe_age WHERE at_ms <= ?1 ORDER BY at_ms LIMIT ?2)",
-        )?
-        .execute([int(known_since_ms), FORGET_PER_KEY])?;
+fn remember(work: &mut Work, message: &Message, key: &str) -> rusqlite::Result<()> {
     work.conn
         .prepare_cached("INSERT OR REPLACE INTO dedupe (topic, key, message_id, at_ms) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![message.topic.as_str(), key, message.id.as_str(), int(work.now_ms)])?;
+    work.keys_remembered += 1;
+    Ok(())
+}
+
+/// Removes dedupe keys whose window is over, some for each that this transaction has remembered. Called once, at its end.
+pub(crate) fn forget_keys(work: &mut Work) -> rusqlite::Result<()> {
+    let remembered = std::mem::take(&mut work.keys_remembered);
+    if remembered > 0 {
+        let known_since_ms = work.now_ms.saturating_sub(work.dedupe_window_ms);
+        work.conn
+            .prepare_cached(
+                "DELETE FROM dedupe WHERE (topic, key) IN
+                 (SELECT topic, key FROM dedupe INDEXED BY dedupe_age WHERE at_ms <= ?1 ORDER BY at_ms LIMIT ?2)",
+            )?
+            .execute([int(known_since_ms), remembered * FORGET_PER_KEY])?;
+    }
     Ok(())
 }

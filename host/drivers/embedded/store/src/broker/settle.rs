@@ -4,6 +4,8 @@
 //! - Only the lease that the receipt names is ended, and only while it lasts.
 //! - A message goes with its last delivery; the next of an ordering key is freed in the same transaction.
 
+use crate::broker::bundle;
+use crate::broker::opened::Member;
 use crate::row::int;
 use crate::trouble::Refusal;
 use crate::writer::Work;
@@ -48,6 +50,12 @@ impl Token {
 /// Ends the lease.
 pub(crate) fn settle(work: &mut Work, token: Token, settlement: Settlement) -> Result<(), Refusal> {
     let now_ms = int(work.now_ms);
+    if let Some((place, lease, until_ms)) = work.opened.leased(token.line, token.seq) {
+        if lease != token.lease || until_ms <= now_ms {
+            return Err(late());
+        }
+        return Ok(bundle::settle(work, place, settlement)?);
+    }
     let lease = [token.line, token.seq, token.lease, now_ms];
     match settlement {
         Settlement::Done => done(work, token),
@@ -77,6 +85,14 @@ pub(crate) fn settle(work: &mut Work, token: Token, settlement: Settlement) -> R
 /// Holds the lease from now on for this long.
 pub(crate) fn extend(work: &mut Work, token: Token, lease_ms: u64) -> Result<(), Refusal> {
     let until_ms = int(work.now_ms.saturating_add(lease_ms.max(1)));
+    if let Some((place, lease, lasted_until_ms)) = work.opened.leased(token.line, token.seq) {
+        if lease != token.lease || lasted_until_ms <= int(work.now_ms) {
+            return Err(late());
+        }
+        work.opened.set(place, Member::Leased { lease, until_ms });
+        work.lines.count(token.line, 0, 0);
+        return Ok(());
+    }
     let changed = work
         .conn
         .prepare_cached(

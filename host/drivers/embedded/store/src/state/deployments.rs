@@ -14,7 +14,7 @@ const KEPT_MAX: i64 = 1_000;
 impl Deployments for Store {
     async fn record_deployment(&self, deployment: Deployment) -> Result<(), PortError> {
         self.write(move |work| {
-            let n = work.ids.next(&work.conn)?;
+            let n = work.ids.take(&work.conn, 1)?;
             work.conn
                 .prepare_cached(
                     "INSERT INTO deployments (n, plugin, version, digest, deployed_at_ms, cause)

@@ -120,7 +120,7 @@ pub(crate) fn write(work: &mut Work) -> rusqlite::Result<()> {
         work.conn.prepare_cached("INSERT INTO ledger (n, message_id, trace_id, steps) VALUES (?1, ?2, ?3, ?4)")?;
     let mut numbers: Option<(i64, i64)> = None;
     for PendingRow { message_id, trace_id, steps } in rows {
-        let n = work.ids.next(&work.conn)?;
+        let n = work.ids.take(&work.conn, 1)?;
         let steps = format!("[{steps}]");
         insert.execute(params![n, Packed::uuid(message_id.as_str()), Packed::digits(&trace_id), steps])?;
         numbers = Some((numbers.map_or(n, |(first, _)| first), n));
