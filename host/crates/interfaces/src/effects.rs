@@ -1,7 +1,7 @@
-//! Effects that happen once for their key: claimed, then sending, then sent.
+//! Effects that happen once for their key: sending, then sent.
 //!
-//! The key is taken in the store before anything is handed over, marked `Sending` before the provider is called, and
-//! `Sent` with the provider's id after. Whoever finds it later knows what was done, or that nobody knows.
+//! The key is taken in the store and stands at `Sending` before the provider is called, and at `Sent` with the provider's id
+//! after. Whoever finds it later knows what was done, or that nobody knows.
 //!
 //! Invariants
 //! - In one process one task works on a key; others wait for its end and then look again.

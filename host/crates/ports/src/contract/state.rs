@@ -35,6 +35,7 @@ pub async fn check(state: Arc<dyn State>) {
     dead_letters::one_that_is_replayed_gives_way(&*state).await;
     dead_letters::a_list_is_filtered_and_paged(&*state).await;
     effects::an_effect_goes_its_way(&*state).await;
+    effects::an_effect_can_begin_in_one_step(&*state).await;
     effects::a_claim_goes_over_until_something_was_handed_over(&*state).await;
     effects::one_of_many_gets_to_send(&state).await;
     effects::an_operator_decides_what_is_unknown(&*state).await;

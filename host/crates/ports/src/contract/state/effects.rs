@@ -23,6 +23,10 @@ impl Effect {
         state.claim(&self.key, &owner.to_owned(), &self.message, &self.subscription, T0_MS).await.unwrap()
     }
 
+    async fn begin(&self, state: &(impl Effects + ?Sized), owner: &str) -> Claim {
+        state.begin(&self.key, &owner.to_owned(), &self.message, &self.subscription, T0_MS).await.unwrap()
+    }
+
     async fn advance(&self, state: &(impl Effects + ?Sized), owner: &str, to: EffectState) -> Result<(), ErrorKind> {
         state.advance(&self.key, &owner.to_owned(), to).await.map_err(|error| error.kind)
     }
@@ -67,6 +71,24 @@ pub(super) async fn an_effect_goes_its_way(state: &dyn State) {
     assert_eq!(refused.release(state, "one").await, Ok(()));
     assert!(refused.all(state).await.is_empty());
     assert_eq!(refused.claim(state, "two").await, Claim::Ours);
+}
+
+pub(super) async fn an_effect_can_begin_in_one_step(state: &dyn State) {
+    let effect = Effect::new();
+    assert_eq!(effect.claim(state, "one").await, Claim::Ours, "a claim goes over to who begins");
+    assert_eq!(effect.begin(state, "two").await, Claim::Ours);
+    assert_eq!(effect.all(state).await, [(effect.key.clone(), EffectState::Sending)]);
+    assert_eq!(effect.advance(state, "one", EffectState::Sending).await, Err(ErrorKind::Conflict));
+    for owner in ["two", "three"] {
+        assert_eq!(effect.begin(state, owner).await, Claim::Sending { owner: "two".to_owned() });
+    }
+    assert_eq!(effect.advance(state, "two", sent()).await, Ok(()));
+    assert_eq!(effect.begin(state, "three").await, Claim::Sent("provider-id".to_owned()));
+
+    let nothing_done = Effect::new();
+    assert_eq!(nothing_done.begin(state, "one").await, Claim::Ours);
+    assert_eq!(nothing_done.release(state, "one").await, Ok(()));
+    assert_eq!(nothing_done.begin(state, "two").await, Claim::Ours);
 }
 
 pub(super) async fn a_claim_goes_over_until_something_was_handed_over(state: &dyn State) {
