@@ -259,7 +259,7 @@ pub(crate) fn give_way(conn: &Connection) -> rusqlite::Result<bool> {
     let Some(until) = until else { return Ok(false) };
     conn.prepare_cached("DELETE FROM ledger WHERE n <= ?1")?.execute([until])?;
     conn.prepare_cached("DELETE FROM ledger_segments WHERE n <= ?1")?.execute([until])?;
-    conn.prepare_cached("DELETE FROM ledger_batches WHERE last <= ?1")?.execute([until])?;
+    conn.prepare_cached("DELETE FROM ledger_batches WHERE first <= ?1 AND last <= ?1")?.execute([until])?;
     Ok(true)
 }
 
