@@ -11,7 +11,7 @@ use rusqlite::Connection;
 pub(crate) const APPLICATION_ID: i64 = 0x5350_7374;
 
 /// In the order in which they are applied.
-pub(crate) const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FIFTH];
+pub(crate) const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH];
 
 const FIRST: &str = "
 -- Numbers of the store itself: up to where ids were given out.
@@ -189,6 +189,23 @@ DROP TABLE ledger_before;
 
 CREATE INDEX ledger_message ON ledger (message_id);
 CREATE INDEX ledger_batches_age ON ledger_batches (from_ms);
+";
+
+/// A row and a place in an index for each message were still much of what the writer did. What a transaction recorded of
+/// many messages is one row now. What it recorded of one alone, and what was there before, are rows of `ledger` as ever.
+const FOURTH: &str = "
+-- What was recorded of messages from `from_id` to `until_id`, whose times are a second apart at most. `steps` has a
+-- record of each, by id: 16 bytes of message id, 16 of trace id, 4 that say how many follow (the lowest first), and as
+-- many of the text that `ledger` has as `steps`. Numbers and batches are shared with `ledger`.
+CREATE TABLE ledger_segments (
+    n INTEGER PRIMARY KEY,
+    from_id BLOB NOT NULL,
+    until_id BLOB NOT NULL,
+    steps BLOB NOT NULL
+);
+
+-- Both ids, so that a segment that does not have a message is not read.
+CREATE INDEX ledger_segments_ids ON ledger_segments (from_id, until_id);
 ";
 
 /// A message that can be delivered at once needs no rows of its own: what one transaction accepts is one row, and how it

@@ -1,33 +1,41 @@
-//! The ledger: what one transaction recorded of one message is one row, found by the message.
+//! The ledger: what happened to each message, step by step.
 //!
-//! Most of what a message costs the disk is here, so a row is small: ids and traces are bytes where they are
-//! hexadecimal, and who was at work is a number ([`Actors`]). A message that goes straight through has two rows and not one
-//! for each step, because its beginning and its end are mostly recorded in one transaction.
+//! What one transaction recorded of many messages is a row of `ledger_segments`, found by a range of ids, so that a
+//! message costs a copy of its steps and no place in a tree. What it recorded of one message alone is a row of `ledger`.
+//! Rows of both kinds have numbers of one sequence.
 //!
 //! Invariants
-//! - Steps wait in [`Pending`] until their transaction is about to be committed, and go with it where it fails.
-//! - Every row is in one batch, which knows the earliest time in it: what is old is found without an index over all rows.
+//! - A message's history is in the order of recording: by row, and within a row as it stands there.
+//! - Every row of either kind is in one batch (`pending`), so that forgetting and giving way know no difference.
 
-use crate::row::{int, length, maybe_name, unreadable};
+mod actors;
+mod packed;
+mod pending;
+mod segment;
+
+pub(crate) use actors::Actors;
+pub(crate) use pending::{Pending, write};
+
+use crate::row::{int, maybe_name, unreadable};
 use crate::store::Store;
 use crate::trouble::full;
 use crate::writer::Work;
-use rusqlite::types::{ToSqlOutput, ValueRef};
+use packed::{Packed, hexadecimal, unpacked};
+use pending::note;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
-use sandpost_message::{Digest, MessageId, PluginName, SubscriptionName, TimestampMs};
+use sandpost_message::{MessageId, TimestampMs};
 use sandpost_ports::PortError;
 use sandpost_ports::state::{Ledger, LedgerEntry, Step};
+use segment::{Records, Segment, earliest_from};
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 /// About how many bytes a step takes at most, its share of row and index included and its detail left out.
 const STEP_BYTES: u64 = 160;
-/// Rows that give way at once: about 650 KB, so that a store at its bound does not look for room with every message.
-const GIVE_WAY_ROWS: usize = 4096;
-/// Actors in memory: every deployment of every subscription makes one. Past it they are looked up afresh.
-const ACTORS_KNOWN_MAX: usize = 4096;
-/// Where a UUID has its dashes.
-const UUID_DASHES: [usize; 4] = [8, 13, 18, 23];
+/// How much gives way at once, so that a store at its bound does not look for room with every message.
+const GIVE_WAY_BYTES: i64 = 640 * 1024;
+/// About how many bytes a row takes beside its steps, its places in indexes included.
+const ROW_BYTES: i64 = 100;
 
 #[async_trait::async_trait]
 impl Ledger for Store {
@@ -48,37 +56,7 @@ impl Ledger for Store {
 
     async fn history(&self, message: &MessageId) -> Result<Vec<LedgerEntry>, PortError> {
         let message = message.clone();
-        self.read(move |conn| {
-            let mut actors =
-                conn.prepare_cached("SELECT subscription, plugin, version, digest FROM ledger_actors WHERE id = ?1")?;
-            let mut rows =
-                conn.prepare_cached("SELECT trace_id, steps FROM ledger WHERE message_id IN (?1, ?2) ORDER BY n")?;
-            // An id that is no UUID is kept as it is written.
-            let mut rows = rows.query(params![Packed::uuid(message.as_str()), message.as_str()])?;
-            let mut entries = Vec::new();
-            while let Some(row) = rows.next()? {
-                let trace_id = digits(row, 0)?;
-                for Noted(step, at_ms, actor, attempt, detail) in steps(row, 1)? {
-                    let entry = actors.query_row([actor], |row| {
-                        Ok(LedgerEntry {
-                            message_id: message.clone(),
-                            at_ms,
-                            step,
-                            subscription: maybe_name(row, 0)?,
-                            attempt,
-                            plugin: maybe_name(row, 1)?,
-                            version: row.get(2)?,
-                            digest: maybe_name(row, 3)?,
-                            trace_id: trace_id.clone(),
-                            detail: detail.map(Cow::into_owned),
-                        })
-                    })?;
-                    entries.push(entry);
-                }
-            }
-            Ok(entries)
-        })
-        .await
+        self.read(move |conn| history(conn, &message)).await
     }
 
     async fn forget_before(&self, before_ms: TimestampMs, max: usize) -> Result<u64, PortError> {
@@ -90,45 +68,65 @@ impl Ledger for Store {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Noted<'a>(Step, TimestampMs, i64, Option<u32>, #[serde(borrow)] Option<Cow<'a, str>>);
 
-/// What the transaction under way has recorded, one row each, in the order in which the rows were begun.
-#[derive(Default)]
-pub(crate) struct Pending {
-    rows: Vec<PendingRow>,
-    /// By message, the last row of it.
-    last: HashMap<MessageId, usize>,
-    from_ms: Option<TimestampMs>,
+/// Adds an entry where there is room for it: the ledger may miss a step.
+pub(crate) fn add(work: &mut Work, entry: &LedgerEntry) -> rusqlite::Result<()> {
+    if work.take_room(STEP_BYTES)? { note(work, entry) } else { Ok(()) }
 }
 
-struct PendingRow {
-    message_id: MessageId,
-    trace_id: String,
-    /// The inside of the array.
-    steps: String,
-}
-
-impl Pending {
-    pub(crate) fn rolled_back(&mut self) {
-        *self = Self::default();
+/// Both kinds of rows in one statement, so that they are of one moment.
+fn history(conn: &Connection, message: &MessageId) -> rusqlite::Result<Vec<LedgerEntry>> {
+    let id = Packed::uuid(message.as_str());
+    let mut rows = conn.prepare_cached(
+        "SELECT n, trace_id, steps FROM ledger WHERE message_id IN (?1, ?2)
+         UNION ALL
+         SELECT n, NULL, steps FROM ledger_segments WHERE from_id BETWEEN ?3 AND ?1 AND until_id >= ?1
+         ORDER BY n",
+    )?;
+    // An id that is no UUID is kept as it is written, and in the oldest rows one that is.
+    let mut rows = rows.query(params![id, message.as_str(), earliest_from(&id)])?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        match row.get_ref(2)? {
+            ValueRef::Blob(segment) => {
+                for record in Records(segment) {
+                    let record = record?;
+                    if id.bytes() == Some(record.message_id) {
+                        read(conn, message, &hexadecimal(record.trace_id), record.steps, &mut entries)?;
+                    }
+                }
+            }
+            steps => read(conn, message, &unpacked(row.get_ref(1)?)?, steps.as_str()?, &mut entries)?,
+        }
     }
+    Ok(entries)
 }
 
-/// Writes what the transaction has recorded. Called once, at its end.
-pub(crate) fn write(work: &mut Work) -> rusqlite::Result<()> {
-    let Pending { rows, from_ms, last: _ } = std::mem::take(&mut work.pending);
-    let Some(from_ms) = from_ms else { return Ok(()) };
-    let mut insert =
-        work.conn.prepare_cached("INSERT INTO ledger (n, message_id, trace_id, steps) VALUES (?1, ?2, ?3, ?4)")?;
-    let mut numbers: Option<(i64, i64)> = None;
-    for PendingRow { message_id, trace_id, steps } in rows {
-        let n = work.ids.take(&work.conn, 1)?;
-        let steps = format!("[{steps}]");
-        insert.execute(params![n, Packed::uuid(message_id.as_str()), Packed::digits(&trace_id), steps])?;
-        numbers = Some((numbers.map_or(n, |(first, _)| first), n));
-    }
-    if let Some((first, last)) = numbers {
-        work.conn
-            .prepare_cached("INSERT INTO ledger_batches (first, last, from_ms) VALUES (?1, ?2, ?3)")?
-            .execute([first, last, int(from_ms)])?;
+/// Reads the steps of a record.
+fn read(
+    conn: &Connection,
+    message: &MessageId,
+    trace_id: &str,
+    steps: &str,
+    entries: &mut Vec<LedgerEntry>,
+) -> rusqlite::Result<()> {
+    let mut actors =
+        conn.prepare_cached("SELECT subscription, plugin, version, digest FROM ledger_actors WHERE id = ?1")?;
+    for Noted(step, at_ms, actor, attempt, detail) in noted(steps)? {
+        let entry = actors.query_row([actor], |row| {
+            Ok(LedgerEntry {
+                message_id: message.clone(),
+                at_ms,
+                step,
+                subscription: maybe_name(row, 0)?,
+                attempt,
+                plugin: maybe_name(row, 1)?,
+                version: row.get(2)?,
+                digest: maybe_name(row, 3)?,
+                trace_id: trace_id.to_owned(),
+                detail: detail.map(Cow::into_owned),
+            })
+        })?;
+        entries.push(entry);
     }
     Ok(())
 }
@@ -138,44 +136,34 @@ fn forget(conn: &Connection, before_ms: TimestampMs, max: usize) -> rusqlite::Re
     let mut oldest = conn.prepare_cached(
         "SELECT first, last FROM ledger_batches INDEXED BY ledger_batches_age WHERE from_ms < ?1 ORDER BY from_ms LIMIT 1",
     )?;
-    let mut select = conn.prepare_cached("SELECT n, steps FROM ledger WHERE n BETWEEN ?1 AND ?2 ORDER BY n")?;
-    let mut update = conn.prepare_cached("UPDATE ledger SET steps = ?2 WHERE n = ?1")?;
+    let mut select = conn.prepare_cached(
+        "SELECT n, steps FROM ledger WHERE n BETWEEN ?1 AND ?2
+         UNION ALL
+         SELECT n, steps FROM ledger_segments WHERE n BETWEEN ?1 AND ?2
+         ORDER BY n",
+    )?;
     let mut forgotten = 0;
     while let Some((first, last)) =
         oldest.query_row([int(before_ms)], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).optional()?
     {
-        let (mut gone, mut changed, mut from_ms) = (Vec::new(), Vec::new(), None::<TimestampMs>);
+        let mut sieve = Sieve { before_ms, max: max - forgotten, forgotten: 0, from_ms: None };
+        let mut changed = Vec::new();
         let mut rows = select.query([first, last])?;
         while let Some(row) = rows.next()?
-            && forgotten < max
+            && sieve.forgotten < sieve.max
         {
-            let n: i64 = row.get(0)?;
-            let mut steps = steps(row, 1)?;
-            let had = steps.len();
-            steps.retain(|Noted(_, at_ms, ..)| {
-                let keep = *at_ms >= before_ms || forgotten >= max;
-                forgotten += usize::from(!keep);
-                keep
-            });
-            from_ms = steps.iter().map(|Noted(_, at_ms, ..)| *at_ms).chain(from_ms).min();
-            if steps.is_empty() {
-                gone.push(n);
-            } else if steps.len() < had {
-                changed.push((n, json(&steps)?));
-            }
+            changed.extend(sieve.row(row)?);
         }
         drop(rows);
-        for (n, steps) in changed {
-            update.execute(params![n, steps])?;
+        for (n, left) in changed {
+            replace(conn, n, left)?;
         }
-        for n in gone {
-            conn.prepare_cached("DELETE FROM ledger WHERE n = ?1")?.execute([n])?;
-        }
+        forgotten += sieve.forgotten;
         if forgotten >= max {
             // The rest of this batch is for the next call.
             break;
         }
-        match from_ms {
+        match sieve.from_ms {
             Some(from_ms) => conn
                 .prepare_cached("UPDATE ledger_batches SET from_ms = ?2 WHERE first = ?1")?
                 .execute([first, int(from_ms)])?,
@@ -185,188 +173,334 @@ fn forget(conn: &Connection, before_ms: TimestampMs, max: usize) -> rusqlite::Re
     Ok(u64::try_from(forgotten).unwrap_or(u64::MAX))
 }
 
-fn steps<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Vec<Noted<'a>>> {
-    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
+/// Holds back old steps, `max` at most.
+struct Sieve {
+    before_ms: TimestampMs,
+    max: usize,
+    forgotten: usize,
+    /// The earliest of what went through.
+    from_ms: Option<TimestampMs>,
 }
 
-fn json(steps: &impl serde::Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(steps).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+/// What is left of a row, by its kind; empty where nothing is.
+enum Left {
+    Message(String),
+    Segment(Segment),
 }
 
-/// Who was at work in a step, each of them a number in the rows. Forgets all of them where a transaction fails, because
-/// their rows are gone with it.
-#[derive(Default)]
-pub(crate) struct Actors(HashMap<Actor, i64>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Actor {
-    subscription: Option<SubscriptionName>,
-    plugin: Option<PluginName>,
-    version: Option<String>,
-    digest: Option<Digest>,
-}
-
-impl Actors {
-    pub(crate) fn rolled_back(&mut self) {
-        self.0.clear();
-    }
-
-    fn number(&mut self, conn: &Connection, entry: &LedgerEntry) -> rusqlite::Result<i64> {
-        let actor = Actor {
-            subscription: entry.subscription.clone(),
-            plugin: entry.plugin.clone(),
-            version: entry.version.clone(),
-            digest: entry.digest.clone(),
+impl Sieve {
+    /// The row's number and what is left of it; none where nothing was held back.
+    fn row(&mut self, row: &Row<'_>) -> rusqlite::Result<Option<(i64, Left)>> {
+        let forgotten = self.forgotten;
+        let left = match row.get_ref(1)? {
+            ValueRef::Blob(segment) => {
+                let mut left = Segment::default();
+                for record in Records(segment) {
+                    let record = record?;
+                    let steps = self.steps(record.steps)?;
+                    if !steps.is_empty() {
+                        left.push(record.message_id, record.trace_id, std::iter::once(steps.as_bytes()))?;
+                    }
+                }
+                Left::Segment(left)
+            }
+            steps => Left::Message(self.steps(steps.as_str()?)?.into_owned()),
         };
-        if let Some(number) = self.0.get(&actor) {
-            return Ok(*number);
+        Ok((self.forgotten > forgotten).then_some((row.get(0)?, left)))
+    }
+
+    /// What is left of an array of steps: no text at all where nothing is.
+    fn steps<'a>(&mut self, text: &'a str) -> rusqlite::Result<Cow<'a, str>> {
+        let mut steps = noted(text)?;
+        let had = steps.len();
+        steps.retain(|Noted(_, at_ms, ..)| {
+            let keep = *at_ms >= self.before_ms || self.forgotten >= self.max;
+            self.forgotten += usize::from(!keep);
+            keep
+        });
+        self.from_ms = steps.iter().map(|Noted(_, at_ms, ..)| *at_ms).chain(self.from_ms).min();
+        if steps.is_empty() {
+            return Ok(Cow::Borrowed(""));
         }
-        let columns = params![
-            actor.subscription.as_ref().map(SubscriptionName::as_str),
-            actor.plugin.as_ref().map(PluginName::as_str),
-            actor.version,
-            actor.digest.as_ref().map(Digest::as_str),
-        ];
-        let known = conn
-            .prepare_cached(
-                "SELECT id FROM ledger_actors
-                 WHERE subscription IS ?1 AND plugin IS ?2 AND version IS ?3 AND digest IS ?4",
-            )?
-            .query_row(columns, |row| row.get(0))
-            .optional()?;
-        let number = match known {
-            Some(number) => number,
-            None => conn
-                .prepare_cached(
-                    "INSERT INTO ledger_actors (subscription, plugin, version, digest) VALUES (?1, ?2, ?3, ?4)",
-                )?
-                .insert(columns)?,
-        };
-        if self.0.len() >= ACTORS_KNOWN_MAX {
-            self.0.clear();
+        if steps.len() == had {
+            return Ok(Cow::Borrowed(text));
         }
-        self.0.insert(actor, number);
-        Ok(number)
+        serde_json::to_string(&steps).map(Cow::Owned).map_err(unwritable)
     }
 }
 
-/// Hexadecimal digits as the bytes that they are; any other text as it is.
-enum Packed<'a> {
-    Bytes([u8; 16]),
-    Text(&'a str),
-}
-
-impl<'a> Packed<'a> {
-    /// 32 digits in lower case.
-    fn digits(text: &'a str) -> Self {
-        Self::of(text, &[])
+fn replace(conn: &Connection, n: i64, left: Left) -> rusqlite::Result<()> {
+    let run = |sql: &str, parameters: &[&dyn ToSql]| conn.prepare_cached(sql)?.execute(parameters).map(drop);
+    match left {
+        Left::Message(steps) if steps.is_empty() => run("DELETE FROM ledger WHERE n = ?1", &[&n]),
+        Left::Message(steps) => run("UPDATE ledger SET steps = ?2 WHERE n = ?1", &[&n, &steps]),
+        Left::Segment(steps) if steps.is_empty() => run("DELETE FROM ledger_segments WHERE n = ?1", &[&n]),
+        Left::Segment(steps) => run("UPDATE ledger_segments SET steps = ?2 WHERE n = ?1", &[&n, &steps]),
     }
-
-    /// A UUID as it is written in lower case.
-    fn uuid(text: &'a str) -> Self {
-        Self::of(text, &UUID_DASHES)
-    }
-
-    fn of(text: &'a str, dashes: &[usize]) -> Self {
-        if text.len() != 32 + dashes.len() {
-            return Self::Text(text);
-        }
-        let (mut bytes, mut digits) = ([0_u8; 16], 0);
-        for (place, letter) in text.bytes().enumerate() {
-            let value = match letter {
-                b'-' if dashes.contains(&place) => continue,
-                b'0'..=b'9' => letter - b'0',
-                b'a'..=b'f' => letter - b'a' + 10,
-                _ => return Self::Text(text),
-            };
-            let Some(byte) = bytes.get_mut(digits / 2) else { return Self::Text(text) };
-            *byte = (*byte << 4) | value;
-            digits += 1;
-        }
-        if digits == 32 { Self::Bytes(bytes) } else { Self::Text(text) }
-    }
-}
-
-impl ToSql for Packed<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match self {
-            Self::Bytes(bytes) => ToSqlOutput::from(&bytes[..]),
-            Self::Text(text) => ToSqlOutput::from(*text),
-        })
-    }
-}
-
-/// The way back of [`Packed::digits`].
-fn digits(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let bytes = match row.get_ref(column)? {
-        ValueRef::Blob(bytes) => bytes,
-        text => return Ok(text.as_str()?.to_owned()),
-    };
-    Ok(bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect())
 }
 
 /// Deletes the oldest rows, to make room; false where there are none left.
 pub(crate) fn give_way(conn: &Connection) -> rusqlite::Result<bool> {
-    let until: Option<i64> = conn
-        .prepare_cached("SELECT max(n) FROM (SELECT n FROM ledger ORDER BY n LIMIT ?1)")?
-        .query_row([length(GIVE_WAY_ROWS)], |row| row.get(0))?;
+    let mut oldest = conn.prepare_cached(
+        "SELECT n, octet_length(steps) FROM ledger
+         UNION ALL
+         SELECT n, octet_length(steps) FROM ledger_segments
+         ORDER BY n",
+    )?;
+    let (mut until, mut bytes) = (None::<i64>, 0);
+    let mut rows = oldest.query([])?;
+    while bytes < GIVE_WAY_BYTES
+        && let Some(row) = rows.next()?
+    {
+        until = Some(row.get(0)?);
+        bytes += ROW_BYTES + row.get::<_, i64>(1)?;
+    }
+    drop(rows);
     let Some(until) = until else { return Ok(false) };
     conn.prepare_cached("DELETE FROM ledger WHERE n <= ?1")?.execute([until])?;
-    conn.prepare_cached("DELETE FROM ledger_batches WHERE last <= ?1")?.execute([until])?;
+    conn.prepare_cached("DELETE FROM ledger_segments WHERE n <= ?1")?.execute([until])?;
+    conn.prepare_cached("DELETE FROM ledger_batches WHERE first <= ?1 AND last <= ?1")?.execute([until])?;
     Ok(true)
 }
 
-/// Adds an entry where there is room for it: the ledger may miss a step.
-pub(crate) fn add(work: &mut Work, entry: &LedgerEntry) -> rusqlite::Result<()> {
-    if work.take_room(STEP_BYTES)? { note(work, entry) } else { Ok(()) }
+fn noted(steps: &str) -> rusqlite::Result<Vec<Noted<'_>>> {
+    serde_json::from_str(steps).map_err(|error| unreadable(0, error))
 }
 
-/// Puts a step to what the transaction writes at its end.
-fn note(work: &mut Work, entry: &LedgerEntry) -> rusqlite::Result<()> {
-    let actor = work.actors.number(&work.conn, entry)?;
-    let step = json(&Noted(entry.step, entry.at_ms, actor, entry.attempt, entry.detail.as_deref().map(Cow::Borrowed)))?;
-    let Pending { rows, last, from_ms } = &mut work.pending;
-    *from_ms = Some(from_ms.map_or(entry.at_ms, |from_ms| from_ms.min(entry.at_ms)));
-    if let Some(row) = last.get(&entry.message_id).and_then(|place| rows.get_mut(*place))
-        && row.trace_id == entry.trace_id
-    {
-        row.steps.push(',');
-        row.steps.push_str(&step);
-        return Ok(());
-    }
-    last.insert(entry.message_id.clone(), rows.len());
-    rows.push(PendingRow { message_id: entry.message_id.clone(), trace_id: entry.trace_id.clone(), steps: step });
-    Ok(())
+fn json_into(text: &mut Vec<u8>, value: &impl serde::Serialize) -> rusqlite::Result<()> {
+    serde_json::to_writer(text, value).map_err(unwritable)
+}
+
+fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(error.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Packed, UUID_DASHES};
-    use crate::schema;
+    use super::{GIVE_WAY_BYTES, Packed, give_way, note, pending};
+    use crate::trouble::Refusal;
+    use crate::{Config, Store, open, schema};
     use rusqlite::Connection;
     use sandpost_message::MessageId;
+    use sandpost_ports::ErrorKind;
+    use sandpost_ports::clock::ManualClock;
+    use sandpost_ports::state::{Ledger, LedgerEntry, Step};
+    use std::sync::Arc;
 
-    #[test]
-    fn only_what_can_be_written_back_is_packed() {
-        let id = MessageId::new();
-        assert!(matches!(Packed::uuid(id.as_str()), Packed::Bytes(_)));
-        let upper = id.as_str().to_uppercase();
-        for text in ["", "short", &upper, &"-".repeat(32 + UUID_DASHES.len()), &"0".repeat(36)] {
-            assert!(matches!(Packed::uuid(text), Packed::Text(_)), "{text}");
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    fn store() -> Store {
+        open(None, &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap()
+    }
+
+    /// An id that was made at this time.
+    fn made_at(ms: u64, number: u16) -> MessageId {
+        format!("{:08x}-{:04x}-7000-8000-{number:012x}", ms >> 16, ms & 0xffff).parse().unwrap()
+    }
+
+    fn entry(id: &MessageId, step: Step, at_ms: u64) -> LedgerEntry {
+        LedgerEntry {
+            message_id: id.clone(),
+            at_ms,
+            step,
+            subscription: None,
+            attempt: None,
+            plugin: None,
+            version: None,
+            digest: None,
+            trace_id: TRACE.to_owned(),
+            detail: None,
         }
-        assert!(matches!(Packed::digits(&"0af7651916cd43dd8448eb211c80319c".to_uppercase()), Packed::Text(_)));
+    }
+
+    async fn count(store: &Store, what: &'static str) -> i64 {
+        store
+            .write(move |work| Ok(work.conn.query_row(&format!("SELECT {what}"), [], |row| row.get(0))?))
+            .await
+            .unwrap()
+    }
+
+    /// How many rows of one message there are, and how many segments.
+    async fn rows(store: &Store) -> (i64, i64) {
+        (count(store, "count(*) FROM ledger").await, count(store, "count(*) FROM ledger_segments").await)
+    }
+
+    async fn times(store: &Store, id: &MessageId) -> Vec<u64> {
+        store.history(id).await.unwrap().iter().map(|entry| entry.at_ms).collect()
+    }
+
+    #[tokio::test]
+    async fn many_messages_are_one_row_and_each_history_is_whole() {
+        let store = store();
+        let ids: Vec<_> = (0..100).map(|number| made_at(5_000 + u64::from(number), number)).collect();
+        let told = |step: Step, at_ms| ids.iter().map(move |id| entry(id, step, at_ms));
+        // The order of ids is not that of recording, and steps of all messages stand between those of one.
+        store.record(told(Step::Accepted, 9).rev().collect()).await.unwrap();
+        store.record(told(Step::Started, 3).chain(told(Step::RetryPlanned, 2).rev()).collect()).await.unwrap();
+        store.record(vec![entry(&ids[50], Step::Started, 7)]).await.unwrap();
+        store.record(told(Step::Acknowledged, 1).collect()).await.unwrap();
+        assert_eq!(rows(&store).await, (1, 3));
+        for (place, id) in ids.iter().enumerate() {
+            let expected: &[_] = if place == 50 { &[9, 3, 2, 7, 1] } else { &[9, 3, 2, 1] };
+            assert_eq!(times(&store, id).await, expected);
+        }
+        let other = made_at(5_050, 999);
+        assert_eq!(store.history(&other).await.unwrap(), [], "it is inside the ids of each segment, and in none");
+    }
+
+    #[tokio::test]
+    async fn ids_that_are_far_apart_are_not_in_one_segment() {
+        let store = store();
+        let made_at_ms = [9_000, 10_001, 8_500, 9_500, 30_000, 10_000, 10_500, 0, 1_000];
+        let ids: Vec<_> = made_at_ms.iter().zip(0..).map(|(ms, number)| made_at(*ms, number)).collect();
+        store.record(ids.iter().zip(0..).map(|(id, at_ms)| entry(id, Step::Started, at_ms)).collect()).await.unwrap();
+        // 0 and 1000; 8500, 9000 and 9500; 10000, 10001 and 10500; 30000.
+        assert_eq!(rows(&store).await, (1, 3));
+        for (id, at_ms) in ids.iter().zip(0..) {
+            assert_eq!(times(&store, id).await, [at_ms]);
+        }
+    }
+
+    #[tokio::test]
+    async fn ids_and_traces_of_any_form_are_kept_as_they_are() {
+        let store = store();
+        let (usual, other): (MessageId, MessageId) = (made_at(5_000, 1), made_at(5_000, 2));
+        let upper: MessageId = made_at(0x7fff_abcd_ef00, 3).as_str().to_uppercase().parse().unwrap();
+        let ids = [usual, other, "17".parse().unwrap(), upper];
+        let traces = ["", TRACE, "trace", TRACE, &"f".repeat(32), TRACE, &TRACE.to_uppercase()];
+        let steps: Vec<_> = (0..3)
+            .flat_map(|_| traces)
+            .flat_map(|trace| ids.iter().map(move |id| (id, trace)))
+            .zip(0..)
+            .map(|((id, trace), at_ms)| LedgerEntry { trace_id: trace.to_owned(), ..entry(id, Step::Started, at_ms) })
+            .collect();
+        store.record(steps.clone()).await.unwrap();
+        for id in &ids {
+            let expected: Vec<_> = steps.iter().filter(|step| step.message_id == *id).cloned().collect();
+            assert_eq!(store.history(id).await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn segments_are_bounded_and_no_record_is_cut() {
+        let store = store();
+        let ids: Vec<_> = (0..200).map(|number| made_at(5_000, number)).collect();
+        let mut steps: Vec<_> = ids.iter().map(|id| entry(id, Step::HandedBack, 1)).collect();
+        for (place, step) in steps.iter_mut().enumerate() {
+            step.detail = Some("ü".repeat(if place == 100 { 100_000 } else { place * 4 }));
+        }
+        store.record(steps.clone()).await.unwrap();
+        let largest = count(&store, "max(length(steps)) FROM ledger_segments").await;
+        let bound = i64::try_from(pending::SEGMENT_MAX_BYTES).unwrap();
+        assert!((bound / 2..=bound).contains(&largest), "{largest}");
+        let (alone, segments) = rows(&store).await;
+        assert!(alone == 1 && segments > 4, "{alone} of one message, {segments} segments");
+        for (id, step) in ids.iter().zip(steps) {
+            assert_eq!(store.history(id).await.unwrap(), [step]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_segment_is_forgotten_and_the_rest_is_kept() {
+        let store = store();
+        let ids: Vec<_> = (0..4).map(|number| made_at(5_000, number)).collect();
+        // Of each message, the steps at 1, 2, 3 and 4; of the last one, only at 4.
+        let steps = (1..=4).flat_map(|at_ms| ids.iter().map(move |id| entry(id, Step::Started, at_ms)));
+        let steps = steps.filter(|step| step.message_id != ids[3] || step.at_ms == 4);
+        store.record(steps.collect()).await.unwrap();
+        store.record(vec![entry(&ids[0], Step::Acknowledged, 5)]).await.unwrap();
+        assert_eq!(store.forget_before(1, 100).await.unwrap(), 0);
+        assert_eq!(store.forget_before(4, 4).await.unwrap(), 4);
+        let mut left = 0;
+        for id in &ids {
+            let times = times(&store, id).await;
+            assert!(times.contains(&4) && times.is_sorted(), "{times:?}");
+            left += times.len();
+        }
+        assert_eq!(left, 3 * 4 + 1 + 1 - 4);
+        assert_eq!(store.forget_before(4, 100).await.unwrap(), 5);
+        assert_eq!(times(&store, &ids[0]).await, [4, 5]);
+        assert_eq!(times(&store, &ids[3]).await, [4]);
+        assert_eq!(rows(&store).await, (1, 1));
+        assert_eq!(store.forget_before(6, 100).await.unwrap(), 5);
+        assert_eq!(rows(&store).await, (0, 0));
+        assert_eq!(count(&store, "count(*) FROM ledger_batches").await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_gives_way_is_bounded_and_the_oldest() {
+        let store = store();
+        let ids: Vec<_> = (0..5_000).map(|number| made_at(u64::from(number), number)).collect();
+        for (round, ids) in ids.chunks(100).enumerate() {
+            // Rows of one message and segments in turn: 100 messages with 200 bytes each are about 30 KB.
+            let detail = Some("x".repeat(200));
+            let steps = ids.iter().map(|id| LedgerEntry { detail: detail.clone(), ..entry(id, Step::HandedBack, 1) });
+            let many = if round % 2 == 0 { ids.len() } else { 1 };
+            store.record(steps.take(many).collect()).await.unwrap();
+        }
+        let used = async || {
+            count(
+                &store,
+                "(SELECT page_count FROM pragma_page_count()) - (SELECT freelist_count FROM pragma_freelist_count())",
+            )
+            .await
+                * 4096
+        };
+        let mut before = used().await;
+        let mut freed = Vec::new();
+        while store.write(|work| Ok(give_way(&work.conn)?)).await.unwrap() {
+            let after = used().await;
+            freed.push(before - after);
+            before = after;
+            // The newest go last.
+            let segments = rows(&store).await.1;
+            assert_eq!(times(&store, &ids[0]).await.len(), 0);
+            assert_eq!(times(&store, &ids[4_810]).await.len(), usize::from(segments > 0));
+        }
+        let whole = GIVE_WAY_BYTES - GIVE_WAY_BYTES / 8..GIVE_WAY_BYTES + GIVE_WAY_BYTES / 8;
+        assert!(freed.len() == 2 && whole.contains(&freed[0]), "{freed:?}");
+        assert_eq!(rows(&store).await, (0, 0));
+        assert_eq!(count(&store, "count(*) FROM ledger_batches").await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_transaction_recorded_is_not_written_by_the_next() {
+        let store = store();
+        let sql = |sql: &'static str| store.write(move |work| Ok(work.conn.execute_batch(sql)?));
+        let (one, two) = (made_at(5_000, 1), made_at(5_000, 2));
+        let both = |step| vec![entry(&one, step, 1), entry(&two, step, 2)];
+        sql("CREATE TRIGGER b AFTER INSERT ON ledger_segments BEGIN SELECT RAISE(ABORT, 'broken'); END").await.unwrap();
+        assert_eq!(store.record(both(Step::Accepted)).await.unwrap_err().kind, ErrorKind::Other);
+        sql("DROP TRIGGER b").await.unwrap();
+        // And where it fails before any row is written.
+        let step = entry(&one, Step::Accepted, 1);
+        let failed = store.write(move |work| -> Result<(), Refusal> {
+            note(work, &step)?;
+            Err(Refusal::Sqlite(rusqlite::Error::InvalidQuery))
+        });
+        assert_eq!(failed.await.unwrap_err().kind, ErrorKind::Other);
+        store.record(both(Step::Started)).await.unwrap();
+        assert_eq!(store.history(&one).await.unwrap(), [entry(&one, Step::Started, 1)]);
+        assert_eq!(store.history(&two).await.unwrap(), [entry(&two, Step::Started, 2)]);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_segment_is_an_error_and_no_shorter_history() {
+        let store = store();
+        let ids = [made_at(5_000, 1), made_at(5_000, 2)];
+        store.record(ids.iter().map(|id| entry(id, Step::Accepted, 1)).collect()).await.unwrap();
+        store
+            .write(|work| {
+                Ok(work.conn.execute_batch("UPDATE ledger_segments SET steps = substr(steps, 1, length(steps) - 1)")?)
+            })
+            .await
+            .unwrap();
+        assert!(store.history(&ids[1]).await.is_err());
+        assert!(store.forget_before(2, 10).await.is_err());
     }
 
     #[tokio::test]
     async fn the_ledger_of_an_older_file_is_still_there() {
-        use crate::{Config, open};
-        use sandpost_ports::clock::ManualClock;
-        use sandpost_ports::state::{Ledger, Step};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.sqlite");
         let id = MessageId::new();
@@ -384,7 +518,7 @@ mod tests {
         }
         drop(conn);
 
-        let store = open(Some(&path), &Config::default(), std::sync::Arc::new(ManualClock::at(1_000))).unwrap();
+        let store = open(Some(&path), &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap();
         let mut steps = store.history(&id).await.unwrap();
         assert_eq!(steps.iter().map(|step| step.step).collect::<Vec<_>>(), [Step::Accepted, Step::Started]);
         assert_eq!(steps[1].at_ms, 5);
@@ -394,5 +528,59 @@ mod tests {
         further.step = Step::Acknowledged;
         store.record(vec![further.clone()]).await.unwrap();
         assert_eq!(store.history(&id).await.unwrap().last(), Some(&further), "old rows and new ones are one history");
+
+        let other = entry(&MessageId::new(), Step::Accepted, 6);
+        let last = LedgerEntry { at_ms: 6, trace_id: TRACE.to_owned(), ..further.clone() };
+        store.record(vec![last.clone(), other]).await.unwrap();
+        let whole = store.history(&id).await.unwrap();
+        assert_eq!((whole.len(), &whole[2], &whole[3]), (4, &further, &last), "and those of a segment are, too");
+        assert_eq!(store.forget_before(6, 100).await.unwrap(), 3);
+        assert_eq!(store.history(&id).await.unwrap(), [last]);
+    }
+
+    #[tokio::test]
+    async fn rows_of_one_message_in_an_older_file_give_way_before_segments() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let mut conn = Connection::open(&path).unwrap();
+        let of_segments =
+            schema::MIGRATIONS.iter().position(|sql| sql.contains("CREATE TABLE ledger_segments")).unwrap();
+        schema::MIGRATIONS[..of_segments].iter().for_each(|migration| conn.execute_batch(migration).unwrap());
+        conn.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
+        conn.pragma_update(None, "user_version", i64::try_from(of_segments).unwrap()).unwrap();
+        let (old, new) = (made_at(5_000, 1), made_at(5_000, 2));
+        let filling = conn.transaction().unwrap();
+        for n in 0..20_000 {
+            let id = made_at(5_000, if n == 19_999 { 1 } else { 3 });
+            let id = Packed::uuid(id.as_str());
+            filling
+                .prepare_cached("INSERT INTO ledger (n, message_id, trace_id, steps) VALUES (?1, ?2, 'trace', ?3)")
+                .unwrap()
+                .execute(rusqlite::params![n, id, r#"[["accepted",5,1,null,null]]"#])
+                .unwrap();
+        }
+        filling
+            .execute_batch(
+                "INSERT INTO ledger_actors (id) VALUES (1);
+                 INSERT INTO ledger_batches (first, last, from_ms) VALUES (0, 9999, 5), (10000, 19999, 5);
+                 UPDATE meta SET value = 20000 WHERE name = 'ids'",
+            )
+            .unwrap();
+        filling.commit().unwrap();
+        drop(conn);
+
+        let store = open(Some(&path), &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap();
+        store.record([&old, &new].map(|id| entry(id, Step::Started, 6)).to_vec()).await.unwrap();
+        assert_eq!(times(&store, &old).await, [5, 6]);
+        assert!(store.write(|work| Ok(give_way(&work.conn)?)).await.unwrap());
+        let (left, segments) = rows(&store).await;
+        assert!((12_000..18_000).contains(&left) && segments == 1, "{left} and {segments}");
+        assert_eq!(count(&store, "count(*) FROM ledger_batches").await, 3);
+        assert_eq!(store.forget_before(6, 1_000).await.unwrap(), 1_000);
+        assert_eq!(rows(&store).await, (left - 1_000, 1));
+        assert_eq!(store.forget_before(6, 100_000).await.unwrap(), u64::try_from(left - 1_000).unwrap());
+        assert_eq!(rows(&store).await, (0, 1));
+        assert_eq!(times(&store, &old).await, [6]);
+        assert_eq!(times(&store, &new).await, [6]);
     }
 }
