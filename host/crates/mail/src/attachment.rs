@@ -45,7 +45,7 @@ pub(crate) fn compare_content_ids(html: &str, attachments: &[Attachment]) -> Vec
     }
     let there: BTreeSet<&str> = attachments.iter().filter_map(|a| a.content_id.as_deref()).collect();
     let mut warnings = Vec::new();
-    if named.iter().any(|name| !there.contains(name.as_str())) {
+    if named.iter().any(|name| !there.contains(name.as_ref())) {
         warnings.push("the HTML names a content id that no attachment has".to_owned());
     }
     if there.iter().any(|id| !named.contains(*id)) {

@@ -17,7 +17,8 @@ use crate::limits::{CSS_BYTES_TIMES_ELEMENTS_MAX, HTML_DEPTH_MAX, HTML_FORMATTIN
 use crate::{css, link};
 use allowed::Judgement;
 use lol_html::html_content::{Comment, ContentType, Element, TextChunk};
-use lol_html::{HandlerResult, MemorySettings, RewriteStrSettings, Settings, doc_comments, element, rewrite_str, text};
+use lol_html::{AsciiCompatibleEncoding, HandlerResult, HtmlRewriter, MemorySettings, RewriteStrSettings, Settings};
+use lol_html::{doc_comments, element, rewrite_str, text};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -89,9 +90,13 @@ struct Stop(String);
 
 fn pass(html: &str, place: Place, limits: &Limits) -> Result<Safe, ComposeError> {
     let seen = Rc::new(RefCell::new(Seen::default()));
-    let result = {
+    let mut out = Vec::with_capacity(html.len() + html.len() / 8);
+    {
         let settings = Settings::new()
             .with_strict(true)
+            // What is given is a `str`, whatever a `<meta>` in it says.
+            .with_encoding(AsciiCompatibleEncoding::utf_8())
+            .with_adjust_charset_on_meta_tag(false)
             .with_memory_settings(
                 MemorySettings::new()
                     .with_max_allowed_memory_usage(limits.html_max_bytes.saturating_mul(4).max(1 << 20)),
@@ -102,9 +107,12 @@ fn pass(html: &str, place: Place, limits: &Limits) -> Result<Safe, ComposeError>
                 Ok(())
             }))
             .append_document_content_handler(doc_comments!(|comment| on_comment(comment, &seen, place, limits)));
-        rewrite_str(html, settings)
-    };
-    let html = result.map_err(refused)?;
+        // Not `rewrite_str`, which looks at each of hundreds of pieces whether it is UTF-8; they are, together.
+        let mut rewriter = HtmlRewriter::new(settings, |piece: &[u8]| out.extend_from_slice(piece));
+        rewriter.write(html.as_bytes()).and_then(|()| rewriter.end()).map_err(refused)?;
+    }
+    let html =
+        String::from_utf8(out).map_err(|_| ComposeError::Html { reason: "it is no text once cleaned".to_owned() })?;
     let seen = seen.take();
     if seen.css_bytes.saturating_mul(seen.elements) > CSS_BYTES_TIMES_ELEMENTS_MAX {
         return Err(ComposeError::Html {
@@ -128,7 +136,9 @@ fn inline(html: &str) -> Result<String, css_inline::InlineError> {
 
 fn on_element(el: &mut Element<'_, '_>, seen: &Rc<RefCell<Seen>>, place: Place, limits: &Limits) -> HandlerResult {
     let name = el.tag_name();
-    count(el, &name, seen, limits)?;
+    let formatting = allowed::is_formatting(&name);
+    let nests = el.can_have_content() && !allowed::closes_itself(&name);
+    count(seen, nests, formatting, limits)?;
     match allowed::element(&name, place == Place::Conditional) {
         Judgement::Keep => clean_attributes(el, &name, seen, place),
         Judgement::Unwrap => {
@@ -142,30 +152,8 @@ fn on_element(el: &mut Element<'_, '_>, seen: &Rc<RefCell<Seen>>, place: Place, 
             el.remove();
         }
     }
-    Ok(())
-}
-
-/// Keeps the books on what a parser would have to build, and stops at the limits.
-fn count(el: &mut Element<'_, '_>, name: &str, seen: &Rc<RefCell<Seen>>, limits: &Limits) -> HandlerResult {
-    let formatting = allowed::is_formatting(name);
-    let nests = el.can_have_content() && !allowed::closes_itself(name);
-    {
-        let mut now = seen.borrow_mut();
-        now.elements += 1;
-        if now.elements > limits.html_elements_max {
-            return stop(format!("it has more than {} elements", limits.html_elements_max));
-        }
-        now.depth += usize::from(nests);
-        if now.depth > HTML_DEPTH_MAX {
-            return stop(format!("its elements are nested, or left open, more than {HTML_DEPTH_MAX} deep"));
-        }
-        now.formatting_open += usize::from(formatting);
-        if now.formatting_open > HTML_FORMATTING_OPEN_MAX {
-            return stop(format!("more than {HTML_FORMATTING_OPEN_MAX} formatting elements are open at once"));
-        }
-    }
     if nests && let Some(handlers) = el.end_tag_handlers() {
-        let (seen, name) = (Rc::clone(seen), name.to_owned());
+        let seen = Rc::clone(seen);
         handlers.push(Box::new(move |end| {
             // Only a tag of its own closes it for good; a parser carries formatting on past anything else.
             if end.name() == name {
@@ -179,35 +167,76 @@ fn count(el: &mut Element<'_, '_>, name: &str, seen: &Rc<RefCell<Seen>>, limits:
     Ok(())
 }
 
+/// Keeps the books on what a parser would have to build, and stops at the limits.
+fn count(seen: &Rc<RefCell<Seen>>, nests: bool, formatting: bool, limits: &Limits) -> HandlerResult {
+    let mut now = seen.borrow_mut();
+    now.elements += 1;
+    if now.elements > limits.html_elements_max {
+        return stop(format!("it has more than {} elements", limits.html_elements_max));
+    }
+    now.depth += usize::from(nests);
+    if now.depth > HTML_DEPTH_MAX {
+        return stop(format!("its elements are nested, or left open, more than {HTML_DEPTH_MAX} deep"));
+    }
+    now.formatting_open += usize::from(formatting);
+    if now.formatting_open > HTML_FORMATTING_OPEN_MAX {
+        return stop(format!("more than {HTML_FORMATTING_OPEN_MAX} formatting elements are open at once"));
+    }
+    Ok(())
+}
+
 fn clean_attributes(el: &mut Element<'_, '_>, name: &str, seen: &Rc<RefCell<Seen>>, place: Place) {
     if name == "meta" && !allowed::meta(|attribute| el.get_attribute(attribute)) {
         warn(seen, "a `<meta>` that acts on the page was removed".to_owned());
         el.remove();
         return;
     }
-    let attributes: Vec<(String, String)> =
-        el.attributes().iter().map(|attribute| (attribute.name(), attribute.value())).collect();
-    for (attribute, value) in attributes {
-        let refusal = if attribute.starts_with("on") {
-            Some(format!("an event handler was removed from `<{name}>`"))
-        } else if !allowed::attribute(&attribute, place == Place::Conditional) {
-            Some(String::new())
-        } else if allowed::is_link(&attribute) && !link::is_safe(&value, attribute != "href") {
-            Some(format!(
-                "a link was removed from `<{name}>`: only http, https, mailto, tel and cid may be linked to, and `data:` \
-                 only holds images"
-            ))
-        } else if attribute == "style" && !css::is_safe(&value, true) {
-            Some(format!("a style that runs or loads something was removed from `<{name}>`"))
-        } else {
-            None
-        };
-        if let Some(warning) = refusal {
-            el.remove_attribute(&attribute);
-            if !warning.is_empty() {
-                warn(seen, warning);
-            }
+    // Nearly always none, and then nothing is allocated for it.
+    let mut refused = Vec::new();
+    for attribute in el.attributes() {
+        let key = attribute.name();
+        match judge(&key, || attribute.value(), place) {
+            Verdict::Stays => continue,
+            Verdict::Goes => {}
+            Verdict::Handler => warn(seen, format!("an event handler was removed from `<{name}>`")),
+            Verdict::Link => warn(
+                seen,
+                format!(
+                    "a link was removed from `<{name}>`: only http, https, mailto, tel and cid may be linked to, and \
+                     `data:` only holds images"
+                ),
+            ),
+            Verdict::Style => warn(seen, format!("a style that runs or loads something was removed from `<{name}>`")),
         }
+        refused.push(key);
+    }
+    for key in refused {
+        el.remove_attribute(&key);
+    }
+}
+
+/// What becomes of an attribute.
+enum Verdict {
+    Stays,
+    /// Without a word: it is only not on the list.
+    Goes,
+    Handler,
+    Link,
+    Style,
+}
+
+/// The value is fetched only where it matters.
+fn judge(key: &str, value: impl Fn() -> String, place: Place) -> Verdict {
+    if key.starts_with("on") {
+        Verdict::Handler
+    } else if !allowed::attribute(key, place == Place::Conditional) {
+        Verdict::Goes
+    } else if allowed::is_link(key) && !link::is_safe(&value(), key != "href") {
+        Verdict::Link
+    } else if key == "style" && !css::is_safe(&value(), true) {
+        Verdict::Style
+    } else {
+        Verdict::Stays
     }
 }
 

@@ -1,6 +1,8 @@
 //! Links in HTML: which schemes may stay. Reads a value as the most lenient browser would, and refuses what it cannot
 //! read.
 
+use std::borrow::Cow;
+
 /// What may be linked to.
 const SCHEMES: [&str; 5] = ["http", "https", "mailto", "tel", "cid"];
 /// What may be shown from inside the mail. No SVG: it is a document, and can hold scripts.
@@ -25,8 +27,9 @@ pub(crate) fn is_safe(raw: &str, image: bool) -> bool {
 pub(crate) fn normalise(raw: &str) -> String {
     let decoded = decode_entities(raw);
     if decoded.is_ascii() {
-        let shown = decoded.bytes().filter(u8::is_ascii_graphic);
-        return shown.map(|byte| char::from(byte.to_ascii_lowercase())).collect();
+        let mut out = String::with_capacity(decoded.len());
+        out.extend(decoded.bytes().filter(u8::is_ascii_graphic).map(|byte| char::from(byte.to_ascii_lowercase())));
+        return out;
     }
     decoded
         .chars()
@@ -41,7 +44,10 @@ pub(crate) fn normalise(raw: &str) -> String {
 
 /// Decodes numeric references, with or without their semicolon, and the named ones that serialisers write. Others
 /// stay, ampersand and all, for the caller to refuse.
-pub(crate) fn decode_entities(raw: &str) -> String {
+pub(crate) fn decode_entities(raw: &str) -> Cow<'_, str> {
+    if !raw.contains('&') {
+        return Cow::Borrowed(raw);
+    }
     let mut out = String::with_capacity(raw.len());
     let mut rest = raw;
     while let Some(at) = rest.find('&') {
@@ -70,7 +76,7 @@ pub(crate) fn decode_entities(raw: &str) -> String {
         }
     }
     out.push_str(rest);
-    out
+    Cow::Owned(out)
 }
 
 /// Whether a normalised `data:` URL holds an image that is only an image.
