@@ -30,6 +30,10 @@ use report::{Report, progress};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// The program's own: (a) runs its runtime in this process, and the floor beside it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const HELP: &str = "\
 Usage: cargo xtask bench [--json] [--only PARTS] [--messages N] [--notifications N] [--backlog N] [--plugins N]
 

@@ -142,7 +142,9 @@ fn id_of(body: &[u8]) -> String {
 }
 
 fn at_ms(step: &Value) -> f64 {
-    step["at_ms"].as_f64().expect("a step has its time")
+    let at = step["at"].as_str().expect("a step has its time");
+    let at = time::OffsetDateTime::parse(at, &time::format_description::well_known::Rfc3339).expect("a time");
+    at.unix_timestamp_nanos() as f64 / 1e6
 }
 
 fn now_ms() -> f64 {

@@ -2,8 +2,8 @@
 //!
 //! Not here: the tables themselves (`schema`).
 
-use crate::broker::lease::Returns;
 use crate::broker::bundle;
+use crate::broker::lease::Returns;
 use crate::broker::lines::Lines;
 use crate::broker::opened::Opened;
 use crate::broker::recent::Recent;
@@ -130,6 +130,7 @@ pub fn open(path: Option<&Path>, config: &Config, clock: Arc<dyn Clock>) -> Resu
         actors: Actors::default(),
         pending: Pending::default(),
         room_bytes: None,
+        taken_bytes: 0,
     };
 
     let wait = Duration::from_millis(config.close_wait_ms);
@@ -147,6 +148,7 @@ pub fn open(path: Option<&Path>, config: &Config, clock: Arc<dyn Clock>) -> Resu
         clock,
         returns: Arc::new(Returns::default()),
         batch_max: config.batch_max,
+        ends_failed: false,
         clock_was_ms: None,
         lock,
     };

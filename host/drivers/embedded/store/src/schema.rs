@@ -215,13 +215,14 @@ const FIFTH: &str = "
 -- columns are read without them.
 CREATE TABLE bundles (
     first INTEGER PRIMARY KEY,
+    last INTEGER NOT NULL,
     at_ms INTEGER NOT NULL,
     published_at_ms INTEGER NOT NULL,
     messages BLOB NOT NULL
 );
 
 -- One row for each subscription that has yet to settle any of them. `marks` has a byte for each: 0 nobody has it, 1
--- somebody has it for the first time, 2 it is settled or has rows of its own; none where nobody has any.
+-- somebody has it for the first time, 2 it is settled or has a row in `deliveries`; none where nobody has any.
 CREATE TABLE bundle_deliveries (
     subscription INTEGER NOT NULL,
     first INTEGER NOT NULL,

@@ -35,6 +35,9 @@ const SLEEP_MAX_MS: u64 = 60_000;
 /// A clock that goes back by no more than this is taken as it is; the messages that were due are due again that soon.
 const CLOCK_BACK_MS: u64 = 1_000;
 
+/// When ended leases are looked at again after that failed.
+const ENDS_AGAIN_MS: u64 = 1_000;
+
 /// Ids that are reserved in the file at once; what is left of them when the host stops is skipped.
 const IDS_RESERVED: i64 = 1 << 20;
 
@@ -116,6 +119,8 @@ pub(crate) struct Work {
     pub(crate) pending: Pending,
     /// How many bytes this transaction may still accept, once it was asked.
     pub(crate) room_bytes: Option<u64>,
+    /// How many it has accepted.
+    pub(crate) taken_bytes: u64,
 }
 
 impl Work {
@@ -131,6 +136,9 @@ impl Work {
         }
         let left = room.checked_sub(bytes);
         self.room_bytes = Some(left.unwrap_or(room));
+        if left.is_some() {
+            self.taken_bytes += bytes;
+        }
         Ok(left.is_some())
     }
 
@@ -140,7 +148,8 @@ impl Work {
             |sql: &str| -> rusqlite::Result<i64> { self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)) };
         let pages = pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?;
         let used = u64::try_from(pages.saturating_mul(pragma("PRAGMA page_size")?)).unwrap_or(0);
-        Ok(self.accept_max_bytes.saturating_sub(used))
+        // What was taken in this transaction may not be in a page yet.
+        Ok(self.accept_max_bytes.saturating_sub(used).saturating_sub(self.taken_bytes))
     }
 }
 
@@ -186,6 +195,8 @@ pub(crate) struct Writer {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) returns: Arc<Returns>,
     pub(crate) batch_max: usize,
+    /// The ended leases could not be ended.
+    pub(crate) ends_failed: bool,
     /// Where the clock went back from, until the deliveries have followed.
     pub(crate) clock_was_ms: Option<TimestampMs>,
     /// Held until the file is closed.
@@ -245,6 +256,7 @@ impl Writer {
     /// One transaction where all goes well.
     fn turn(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         self.look_at_the_clock();
+        self.end_leases();
         let returned = self.returns.take();
         let together = self.transact(|work| {
             lease::undo(work, &returned)?;
@@ -259,6 +271,18 @@ impl Writer {
             Err(trouble) => self.one_by_one(jobs, &returned, &trouble),
         }
         self.hand_out();
+    }
+
+    /// Ends the leases whose time is over, in transactions of their own: where it fails, it fails nobody else.
+    fn end_leases(&mut self) {
+        self.ends_failed = false;
+        let by_ms = self.clock_was_ms.map_or(self.work.now_ms, |was_ms| was_ms.max(self.work.now_ms));
+        while self.work.opened.first_end_ms().is_some_and(|end_ms| end_ms <= int(by_ms)) {
+            if self.transact(|work| bundle::end_leases(work, by_ms).map(drop)).is_err() {
+                self.ends_failed = true;
+                return;
+            }
+        }
     }
 
     fn one_by_one(&mut self, jobs: Vec<Box<dyn Job>>, returned: &[lease::Leased], together: &Trouble) {
@@ -287,11 +311,11 @@ impl Writer {
         let clock_was_ms = self.clock_was_ms;
         let work = &mut self.work;
         work.room_bytes = None;
+        work.taken_bytes = 0;
         let done = work.conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([])).and_then(|_| {
             if let Some(was_ms) = clock_was_ms {
                 keep_due(work, was_ms)?;
             }
-            bundle::end_leases(work, work.now_ms)?;
             what(work)?;
             bundle::store(work)?;
             bundle::write(work)?;
@@ -343,15 +367,17 @@ impl Writer {
 
     fn wake_at_ms(&self) -> Option<TimestampMs> {
         let work = &self.work;
+        let now_ms = self.clock.now_ms();
+        let again = if self.ends_failed { now_ms.saturating_add(ENDS_AGAIN_MS) } else { 0 };
         let ends = || work.lines.anybody_waits().then(|| work.opened.first_end_ms().map(time)).flatten();
-        let due_at_ms = work.lines.earliest_due_ms().into_iter().chain(ends()).min()?;
-        Some(due_at_ms.min(self.clock.now_ms().saturating_add(SLEEP_MAX_MS)))
+        let end_ms = ends().map(|end_ms| end_ms.max(again));
+        let due_at_ms = work.lines.earliest_due_ms().into_iter().chain(end_ms).min()?;
+        Some(due_at_ms.min(now_ms.saturating_add(SLEEP_MAX_MS)))
     }
 }
 
 /// What was due stays due when the clock is set back, instead of waiting for the same time to come again.
-fn keep_due(work: &mut Work, was_ms: TimestampMs) -> rusqlite::Result<()> {
-    bundle::end_leases(work, was_ms)?;
+fn keep_due(work: &Work, was_ms: TimestampMs) -> rusqlite::Result<()> {
     work.conn.execute(
         "UPDATE deliveries SET visible_at_ms = ?1 WHERE visible_at_ms > ?1 AND visible_at_ms <= ?2",
         [int(work.now_ms), int(was_ms)],

@@ -16,7 +16,7 @@ use std::task::Poll;
 enum Op {
     Publish { key: Option<u8>, delay_ms: u64, count: usize },
     Next { max: usize, lease_ms: u64 },
-    DroppedNext { wait_us: u64 },
+    DroppedNext { wait_us: u64, wait_ms: u64 },
     Settle { which: prop::sample::Index, how: How },
     Extend { which: prop::sample::Index, lease_ms: u64 },
     Wait { ms: u64 },
@@ -41,7 +41,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         6 => (prop::option::weighted(0.4, 0..3_u8), delay(), 1..5_usize)
             .prop_map(|(key, delay_ms, count)| Op::Publish { key, delay_ms, count }),
         5 => (1..4_usize, 50..300_u64).prop_map(|(max, lease_ms)| Op::Next { max, lease_ms }),
-        1 => (0..3_000_u64).prop_map(|wait_us| Op::DroppedNext { wait_us }),
+        1 => (0..3_000_u64, prop_oneof![Just(0), 1..150_u64])
+            .prop_map(|(wait_us, wait_ms)| Op::DroppedNext { wait_us, wait_ms }),
         5 => (any::<prop::sample::Index>(), how).prop_map(|(which, how)| Op::Settle { which, how }),
         1 => (any::<prop::sample::Index>(), 1..300_u64).prop_map(|(which, lease_ms)| Op::Extend { which, lease_ms }),
         3 => (1..150_u64).prop_map(|ms| Op::Wait { ms }),
@@ -183,7 +184,11 @@ async fn run(ops: Vec<Op>) {
                 for place in 0..count {
                     let body = format!("{number}.{place}");
                     let ordering_key = key.map(|key| key.to_string());
-                    messages.push(Message { ordering_key, not_before_ms, ..Message::new(topic(), body.clone(), now_ms) });
+                    messages.push(Message {
+                        ordering_key,
+                        not_before_ms,
+                        ..Message::new(topic(), body.clone(), now_ms)
+                    });
                     model.publish(body, key, now_ms, not_before_ms);
                 }
                 for published in real.store.publish(messages).await {
@@ -203,12 +208,13 @@ async fn run(ops: Vec<Op>) {
                     receipts.extend(leases.zip(deliveries.into_iter().map(|delivery| delivery.receipt)));
                 }
             }
-            Op::DroppedNext { wait_us } => {
+            Op::DroppedNext { wait_us, wait_ms } => {
                 let mut next = real.subscription.next(3, 100);
                 // Polled once, so that it asks; then given time in which the answer arrives, or not; never read.
                 let asked = std::future::poll_fn(|context| Poll::Ready(next.as_mut().poll(context).is_pending())).await;
                 assert!(asked, "the answer takes another thread's commit");
                 std::thread::sleep(std::time::Duration::from_micros(wait_us));
+                real.clock.advance(wait_ms);
                 drop(next);
             }
             Op::Settle { which, how } => {

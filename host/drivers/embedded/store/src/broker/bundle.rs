@@ -2,20 +2,22 @@
 //!
 //! Most messages are published, handled once and acknowledged. A row of its own for each, a row for each delivery of it and a
 //! place in an index cost the writer more than everything else; in a bundle a message costs its bytes. Whatever is not so
-//! simple is in rows of its own (`messages`, `deliveries`): what has an ordering key, a later time, or one subscription
+//! simple has rows of its own (`messages`, `deliveries`): what has an ordering key, a later time, or one subscription
 //! alone, from the beginning; a message that is to be tried again, from then on.
 //!
 //! Invariants
 //! - The messages of a bundle have numbers one after the other, and the bundle has that of its first.
 //! - The row of a line says of each message whether nobody has it, somebody has it for the first time, or it is gone from
-//!   here. A bundle goes with the last line that has anything left of it.
-//! - A message that moves into rows of its own keeps its number, and with it its receipts.
+//!   here. A bundle goes with the last line that has anything left of it, or a delivery of one of its messages.
+//! - A message that gets a delivery of its own keeps its number. It is copied out of its bundle where there is room, so that
+//!   one that waits long does not hold the others' place on disk; where there is none its delivery alone is written, because
+//!   ending a lease must never need more room than taking it.
 //!
 //! Not here: what is in memory of them (`opened`), when a lease is given and what ends it (`lease`, `settle`).
 
 use crate::broker::opened::{Bundle, Member, Place};
 use crate::broker::publish::insert_message;
-use crate::row::{int, length, unreadable};
+use crate::row::{int, length, size_bytes, time, unreadable};
 use crate::writer::Work;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -30,6 +32,11 @@ const MESSAGES_MAX_BYTES: usize = 64 * 1024;
 /// What a message takes in a bundle beside its body and its attributes: ids, times, content type.
 const MESSAGE_BYTES: usize = 160;
 
+/// Ended leases that are looked at in one transaction.
+const ENDS_MAX: usize = 1000;
+/// Where the messages are in the statements that read them.
+const MESSAGES_COLUMN: usize = 3;
+
 /// How a message stands on a line, in the file.
 const FRESH: u8 = 0;
 const LEASED: u8 = 1;
@@ -37,7 +44,6 @@ const GONE: u8 = 2;
 
 /// Messages of this transaction that are for the same lines.
 pub(crate) struct Gathered {
-    topic: Topic,
     lines: Arc<[i64]>,
     messages: Vec<Arc<Message>>,
     bytes: usize,
@@ -62,25 +68,21 @@ pub(crate) fn fits(message: &Message, now_ms: TimestampMs) -> bool {
     message.ordering_key.is_none() && message.only.is_none() && message.not_before_ms <= now_ms
 }
 
-/// Puts a message to what [`store`] stores.
+/// Puts a message to what [`store`] stores. `lines` are those of its topic.
 pub(crate) fn gather(work: &mut Work, lines: &Arc<[i64]>, message: &Arc<Message>) -> rusqlite::Result<()> {
-    let bytes = kept_bytes(message);
-    let together = |other: &Gathered| other.topic == message.topic && other.lines == *lines;
-    let place = work.gathered.iter().position(together);
-    let full = |gathered: &Gathered| {
-        gathered.messages.len() >= MESSAGES_MAX || gathered.bytes.saturating_add(bytes) > MESSAGES_MAX_BYTES
-    };
-    if let Some(place) = place
-        && full(&work.gathered[place])
-    {
-        let gathered = work.gathered.swap_remove(place);
-        store_one(work, gathered)?;
-    }
-    let place = work.gathered.iter().position(together).unwrap_or_else(|| {
-        let topic = message.topic.clone();
-        work.gathered.push(Gathered { topic, lines: Arc::clone(lines), messages: Vec::new(), bytes: 0 });
+    let empty = || Gathered { lines: Arc::clone(lines), messages: Vec::new(), bytes: 0 };
+    // One list of lines is one topic's.
+    let together = |other: &Gathered| Arc::ptr_eq(&other.lines, lines);
+    let place = work.gathered.iter().rposition(together).unwrap_or_else(|| {
+        work.gathered.push(empty());
         work.gathered.len() - 1
     });
+    let bytes = kept_bytes(message);
+    let gathered = &mut work.gathered[place];
+    if gathered.messages.len() >= MESSAGES_MAX || gathered.bytes.saturating_add(bytes) > MESSAGES_MAX_BYTES {
+        let full = std::mem::replace(gathered, empty());
+        store_one(work, full)?;
+    }
     let gathered = &mut work.gathered[place];
     gathered.messages.push(Arc::clone(message));
     gathered.bytes += bytes;
@@ -98,8 +100,10 @@ fn store_one(work: &mut Work, gathered: Gathered) -> rusqlite::Result<()> {
     let (count, at_ms) = (length(messages.len()), int(work.now_ms));
     let first = work.ids.take(&work.conn, count)?;
     work.conn
-        .prepare_cached("INSERT INTO bundles (first, at_ms, published_at_ms, messages) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![first, at_ms, int(oldest.published_at_ms), encode(&messages)?])?;
+        .prepare_cached(
+            "INSERT INTO bundles (first, last, at_ms, published_at_ms, messages) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![first, first + count - 1, at_ms, int(oldest.published_at_ms), encode(&messages)?])?;
     for line in lines.iter() {
         work.conn
             .prepare_cached("INSERT INTO bundle_deliveries (subscription, first, remaining) VALUES (?1, ?2, ?3)")?
@@ -122,16 +126,33 @@ pub(crate) fn next_fresh(work: &mut Work, line: i64, topic: &Topic) -> rusqlite:
     }
 }
 
-/// When the message with the lowest number of a line's bundles was published, and that number.
-pub(crate) fn oldest(work: &mut Work, line: i64, topic: &Topic) -> rusqlite::Result<Option<(i64, TimestampMs)>> {
-    loop {
-        if let Some((place, message)) = work.opened.oldest(line) {
-            return Ok(Some((place.seq(), message.published_at_ms)));
-        }
-        if !load_next(work, line, topic)? {
-            return Ok(None);
-        }
+/// When the message with the lowest number of a line's bundles was published, and that number. Of a bundle that is in the file
+/// alone it is the first of its messages, gone or not: they were accepted together.
+pub(crate) fn oldest(work: &Work, line: i64) -> rusqlite::Result<Option<(i64, TimestampMs)>> {
+    if let Some((place, message)) = work.opened.oldest(line) {
+        return Ok(Some((place.seq(), message.published_at_ms)));
     }
+    let Some(after) = work.opened.more_after(line) else { return Ok(None) };
+    work.conn
+        .prepare_cached(
+            "SELECT first, published_at_ms FROM bundle_deliveries JOIN bundles USING (first)
+             WHERE subscription = ?1 AND first > ?2 ORDER BY first LIMIT 1",
+        )?
+        .query_row([line, after], |row| Ok((row.get(0)?, time(row.get(1)?))))
+        .optional()
+}
+
+/// A message that has a delivery of its own and is in its bundle still.
+pub(crate) fn message(conn: &Connection, seq: i64, topic: &Topic) -> rusqlite::Result<Message> {
+    conn.prepare_cached(
+        "SELECT first, last, NULL, messages FROM bundles WHERE first <= ?1 ORDER BY first DESC LIMIT 1",
+    )?
+    .query_row([seq], |row| {
+        let first: i64 = row.get(0)?;
+        let index = usize::try_from(seq - first).unwrap_or(usize::MAX);
+        let messages = decode(row.get_ref(MESSAGES_COLUMN)?.as_blob()?, topic)?;
+        messages.into_iter().nth(index).ok_or(rusqlite::Error::QueryReturnedNoRows)
+    })
 }
 
 /// Brings the next bundle of a line into memory; false where the file has no more.
@@ -145,8 +166,11 @@ fn load_next(work: &mut Work, line: i64, topic: &Topic) -> rusqlite::Result<bool
         .query_row([line, after], |row| {
             let (first, at_ms): (i64, i64) = (row.get(0)?, row.get(1)?);
             let marks: Option<Vec<u8>> = row.get(2)?;
-            let messages = decode(row.get_ref(3)?.as_blob()?, topic)?;
-            let gone = |index: usize| marks.as_ref().is_some_and(|marks| marks.get(index) != Some(&FRESH));
+            let messages = decode(row.get_ref(MESSAGES_COLUMN)?.as_blob()?, topic)?;
+            if marks.as_ref().is_some_and(|marks| marks.len() != messages.len()) {
+                return Err(unreadable(2, "not a mark for each message"));
+            }
+            let gone = |index: usize| marks.as_ref().is_some_and(|marks| marks[index] != FRESH);
             let left = |(index, message)| (!gone(index)).then(|| Arc::new(message));
             Ok((first, Bundle::new(at_ms, messages.into_iter().enumerate().map(left).collect())))
         })
@@ -166,40 +190,49 @@ pub(crate) fn settle(work: &mut Work, place: Place, settlement: Settlement) -> r
             work.lines.count(place.line, -1, 0);
             Ok(())
         }
-        Settlement::RetryAt(at_ms) => move_out(work, place, int(at_ms.max(now_ms)), 1),
-        Settlement::HandBack(at_ms) => move_out(work, place, int(at_ms.max(now_ms)), 0),
+        Settlement::RetryAt(at_ms) => {
+            move_out(work, place, Row { visible_at_ms: int(at_ms.max(now_ms)), lease: 0, attempt: 1 })
+        }
+        Settlement::HandBack(at_ms) => {
+            move_out(work, place, Row { visible_at_ms: int(at_ms.max(now_ms)), lease: 0, attempt: 0 })
+        }
     }
 }
 
-/// Ends the leases whose time is over by then. Their messages are due since.
-pub(crate) fn end_leases(work: &mut Work, by_ms: TimestampMs) -> rusqlite::Result<()> {
-    while let Some((place, until_ms)) = work.opened.ended_by(int(by_ms)) {
-        move_out(work, place, until_ms.min(int(work.now_ms)), 1)?;
+/// Ends leases whose time is over by then, [`ENDS_MAX`] at most; their messages are due since. Says whether there may be more.
+pub(crate) fn end_leases(work: &mut Work, by_ms: TimestampMs) -> rusqlite::Result<bool> {
+    for _ in 0..ENDS_MAX {
+        let Some((place, lease, until_ms)) = work.opened.ended_by(int(by_ms)) else { return Ok(false) };
+        // Its lease is kept, as in a row whose lease has ended: whoever gives it back unseen finds it by it.
+        move_out(work, place, Row { visible_at_ms: until_ms.min(int(work.now_ms)), lease, attempt: 1 })?;
     }
-    Ok(())
+    Ok(true)
 }
 
-/// Gives a message rows of its own.
-fn move_out(work: &mut Work, place: Place, visible_at_ms: i64, attempt: i64) -> rusqlite::Result<()> {
+/// What a delivery's own row begins with.
+struct Row {
+    visible_at_ms: i64,
+    lease: i64,
+    attempt: i64,
+}
+
+/// Gives a message a delivery of its own.
+fn move_out(work: &mut Work, place: Place, row: Row) -> rusqlite::Result<()> {
     let Some(message) = work.opened.set(place, Member::Gone) else { return Ok(()) };
-    move_out_of_file(&work.conn, place, &message, visible_at_ms, attempt)?;
+    if work.take_room(size_bytes(&message))? {
+        insert_message(&work.conn, place.seq(), &message)?;
+    }
+    insert_delivery(&work.conn, place, &row)?;
     work.recent.add(place.seq(), &message);
     work.lines.count(place.line, 0, 0);
     Ok(())
 }
 
-fn move_out_of_file(
-    conn: &Connection,
-    place: Place,
-    message: &Message,
-    visible_at_ms: i64,
-    attempt: i64,
-) -> rusqlite::Result<()> {
-    insert_message(conn, place.seq(), message)?;
+fn insert_delivery(conn: &Connection, place: Place, row: &Row) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "INSERT INTO deliveries (subscription, seq, visible_at_ms, attempt) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO deliveries (subscription, seq, visible_at_ms, lease, attempt) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute([place.line, place.seq(), visible_at_ms, attempt])?;
+    .execute([place.line, place.seq(), row.visible_at_ms, row.lease, row.attempt])?;
     Ok(())
 }
 
@@ -210,9 +243,44 @@ pub(crate) fn write(work: &Work) -> rusqlite::Result<()> {
             let marks: Vec<u8> = bundle.members().map(mark).collect();
             mark_in_file(&work.conn, line, first, bundle.left(), &marks)?;
         } else {
-            forget(&work.conn, line, first, work.lines.siblings(line))?;
+            work.conn
+                .prepare_cached("DELETE FROM bundle_deliveries WHERE subscription = ?1 AND first = ?2")?
+                .execute([line, first])?;
+            let last = first + length(bundle.members().count()) - 1;
+            forget(work, line, first, last)?;
         }
     }
+    Ok(())
+}
+
+/// A delivery of a message that may be in a bundle is done. The bundle goes where it was the last that held it.
+pub(crate) fn released(work: &Work, line: i64, seq: i64) -> rusqlite::Result<()> {
+    let bundle: Option<(i64, i64)> = work
+        .conn
+        .prepare_cached("SELECT first, last FROM bundles WHERE first <= ?1 ORDER BY first DESC LIMIT 1")?
+        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match bundle {
+        Some((first, last)) if last >= seq => forget(work, line, first, last),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a bundle that no line of this one's topic holds: nothing is left of it, and what has a delivery of its own was copied.
+fn forget(work: &Work, line: i64, first: i64, last: i64) -> rusqlite::Result<()> {
+    let mut held = work.conn.prepare_cached(
+        "SELECT 1 FROM bundle_deliveries WHERE subscription = ?1 AND first = ?2
+         UNION ALL
+         SELECT 1 FROM deliveries WHERE subscription = ?1 AND seq BETWEEN ?2 AND ?3
+         AND NOT EXISTS (SELECT 1 FROM messages WHERE messages.seq = deliveries.seq)
+         LIMIT 1",
+    )?;
+    for line in std::iter::once(line).chain(work.lines.siblings(line)) {
+        if held.exists([line, first, last])? {
+            return Ok(());
+        }
+    }
+    work.conn.prepare_cached("DELETE FROM bundles WHERE first = ?1")?.execute([first])?;
     Ok(())
 }
 
@@ -224,48 +292,28 @@ fn mark_in_file(conn: &Connection, line: i64, first: i64, left: usize, marks: &[
     Ok(())
 }
 
-/// Nothing is left of a bundle on this line.
-fn forget(conn: &Connection, line: i64, first: i64, siblings: impl Iterator<Item = i64>) -> rusqlite::Result<()> {
-    conn.prepare_cached("DELETE FROM bundle_deliveries WHERE subscription = ?1 AND first = ?2")?
-        .execute([line, first])?;
-    let mut held = conn.prepare_cached("SELECT 1 FROM bundle_deliveries WHERE subscription = ?1 AND first = ?2")?;
-    for sibling in siblings {
-        if held.exists([sibling, first])? {
-            return Ok(());
-        }
-    }
-    conn.prepare_cached("DELETE FROM bundles WHERE first = ?1")?.execute([first])?;
-    Ok(())
-}
-
-/// At the start: what somebody had when the last run ended gets rows of its own, its attempt counted.
+/// At the start: what somebody had when the last run ended gets a delivery of its own, its attempt counted. No message is
+/// read or copied, so that a start needs neither.
 pub(crate) fn begin_run(conn: &Connection, now_ms: TimestampMs) -> rusqlite::Result<()> {
-    let mut select = conn.prepare(
-        "SELECT subscription, first, marks, messages, topic
-         FROM bundle_deliveries JOIN bundles USING (first) JOIN subscriptions ON subscriptions.id = subscription
-         WHERE instr(marks, x'01') > 0",
-    )?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let (line, first): (i64, i64) = (row.get(0)?, row.get(1)?);
-        let mut marks: Vec<u8> = row.get(2)?;
-        let messages = decode(row.get_ref(3)?.as_blob()?, &crate::row::name(row, 4)?)?;
-        for (index, (mark, message)) in marks.iter_mut().zip(&messages).enumerate() {
-            if *mark == LEASED {
-                *mark = GONE;
-                move_out_of_file(conn, Place { line, first, index }, message, int(now_ms), 1)?;
-            }
+    let mut select =
+        conn.prepare("SELECT subscription, first, marks FROM bundle_deliveries WHERE instr(marks, x'01') > 0")?;
+    let leased: Vec<(i64, i64, Vec<u8>)> =
+        select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
+    for (line, first, mut marks) in leased {
+        for (index, mark) in marks.iter_mut().enumerate().filter(|(_, mark)| **mark == LEASED) {
+            *mark = GONE;
+            let row = Row { visible_at_ms: int(now_ms), lease: 0, attempt: 1 };
+            insert_delivery(conn, Place { line, first, index }, &row)?;
         }
         let left = marks.iter().filter(|mark| **mark == FRESH).count();
-        // A row without anything left goes, and its bundle with the last of them, below.
-        mark_in_file(conn, line, first, left, &marks)?;
+        if left > 0 {
+            mark_in_file(conn, line, first, left, &marks)?;
+        } else {
+            // The bundle stays: what was leased is in it.
+            conn.prepare_cached("DELETE FROM bundle_deliveries WHERE subscription = ?1 AND first = ?2")?
+                .execute([line, first])?;
+        }
     }
-    conn.execute("DELETE FROM bundle_deliveries WHERE remaining = 0", [])?;
-    conn.execute(
-        "DELETE FROM bundles WHERE NOT EXISTS
-         (SELECT 1 FROM subscriptions AS s JOIN bundle_deliveries AS d ON d.subscription = s.id AND d.first = bundles.first)",
-        [],
-    )?;
     Ok(())
 }
 
@@ -296,19 +344,19 @@ fn encode(messages: &[Arc<Message>]) -> rusqlite::Result<Vec<u8>> {
             trace: &message.trace.to_string(),
             body: &message.body,
         };
-        bytes = postcard::to_extend(&kept, bytes).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        bytes =
+            postcard::to_extend(&kept, bytes).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     }
     Ok(bytes)
 }
 
 fn decode(mut bytes: &[u8], topic: &Topic) -> rusqlite::Result<Vec<Message>> {
-    const COLUMN: usize = 3;
     let mut messages = Vec::new();
     while !bytes.is_empty() {
-        let (kept, rest) = postcard::take_from_bytes(bytes).map_err(|error| unreadable(COLUMN, error))?;
+        let (kept, rest) = postcard::take_from_bytes(bytes).map_err(|error| unreadable(MESSAGES_COLUMN, error))?;
         let Kept { id, content_type, attributes, published_at_ms, not_before_ms, dedupe_key, trace, body } = kept;
         messages.push(Message {
-            id: id.parse().map_err(|error: sandpost_message::NameError| unreadable(COLUMN, error))?,
+            id: id.parse().map_err(|error: sandpost_message::NameError| unreadable(MESSAGES_COLUMN, error))?,
             topic: topic.clone(),
             body: Bytes::copy_from_slice(body),
             content_type: content_type.to_owned(),
@@ -318,7 +366,7 @@ fn decode(mut bytes: &[u8], topic: &Topic) -> rusqlite::Result<Vec<Message>> {
             not_before_ms,
             dedupe_key: dedupe_key.map(str::to_owned),
             only: None,
-            trace: TraceParent::parse(trace).ok_or_else(|| unreadable(COLUMN, "not a traceparent"))?,
+            trace: TraceParent::parse(trace).ok_or_else(|| unreadable(MESSAGES_COLUMN, "not a traceparent"))?,
         });
         bytes = rest;
     }
@@ -413,7 +461,7 @@ mod tests {
 
         let store = at(&path, &clock);
         let (first, second) = (subscribe(&store, "first").await, subscribe(&store, "second").await);
-        assert_eq!(rows(&store).await, [1, 2, 1, 1], "the one that was leased has rows of its own");
+        assert_eq!(rows(&store).await, [1, 2, 0, 1], "the one that was leased has a delivery of its own");
         // The longest due first: c since it was published, b since its lease ended with the run.
         assert_eq!(store.backlog(&"first".parse().unwrap()).await.unwrap().ready, 2);
         let of_first = first.next(3, 1_000).await.unwrap();
@@ -428,6 +476,93 @@ mod tests {
             }
         }
         assert_eq!(rows(&store).await, [0, 0, 0, 0]);
+    }
+
+    /// What was accepted before is worked off, and a restart is possible, however little room there is.
+    #[tokio::test]
+    async fn a_full_store_ends_leases_and_tries_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, clock) = (folder.path().join("store.db"), ManualClock::at(1_000));
+        let config = Config { disk_max_bytes: Config::DISK_MIN_BYTES, ..Config::default() };
+        let open_again = || open(Some(&path), &config, Arc::new(clock.clone())).unwrap();
+        let store = open_again();
+        let line = subscribe(&store, "line").await;
+        let (other, elsewhere) = ("other".parse().unwrap(), "elsewhere".parse().unwrap());
+        let other = store.subscribe(&other, &elsewhere).await.unwrap();
+        publish(&store, vec![Message::new(elsewhere, "small", 900)]).await;
+        let mut accepted = 0;
+        while store.publish(vec![message("x".repeat(10_000))]).await.remove(0).is_ok() {
+            accepted += 1;
+        }
+        let of_other = other.next(1, 100_000).await.unwrap().remove(0);
+        let leased = line.next(accepted, 1_000).await.unwrap();
+        assert_eq!(leased.len(), accepted);
+        // A third of them fails, and the leases of the rest end.
+        for delivery in leased.into_iter().step_by(3) {
+            line.settle(delivery.receipt, Settlement::RetryAt(3_000)).await.unwrap();
+        }
+        clock.advance(2_000);
+        other.settle(of_other.receipt, Settlement::Done).await.unwrap();
+        assert_eq!(store.backlog(&"line".parse().unwrap()).await.unwrap().ready, u64::try_from(accepted).unwrap());
+        let leased = line.next(10, 1_000).await.unwrap();
+        assert_eq!(leased[0].attempt, 2);
+        store.close().await;
+
+        let store = open_again();
+        let line = subscribe(&store, "line").await;
+        while accepted > 0 {
+            for delivery in line.next(100, 60_000).await.unwrap() {
+                assert_eq!(delivery.message.body.len(), 10_000);
+                line.settle(delivery.receipt, Settlement::Done).await.unwrap();
+                accepted -= 1;
+            }
+        }
+        assert_eq!(rows(&store).await, [0, 0, 0, 0]);
+        publish(&store, vec![message("there is room again")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_nobody_took_and_that_ended_meanwhile_does_not_count() {
+        let clock = ManualClock::at(1_000);
+        let store = open(None, &Config::default(), Arc::new(clock.clone())).unwrap();
+        let line = subscribe(&store, "line").await;
+        publish(&store, vec![message("a")]).await;
+        let mut next = line.next(1, 100);
+        let asked =
+            std::future::poll_fn(|context| std::task::Poll::Ready(next.as_mut().poll(context).is_pending())).await;
+        assert!(asked, "the answer takes another thread's commit");
+        // Whoever waits is served after the commands of one turn, so the second look comes after it.
+        store.backlog(&"line".parse().unwrap()).await.unwrap();
+        assert_eq!(store.backlog(&"line".parse().unwrap()).await.unwrap().in_flight, 1);
+        clock.advance(200);
+        drop(next);
+        assert_eq!(shown(&line.next(1, 100).await.unwrap()), [("a".to_owned(), 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_bundle_that_cannot_be_read_is_its_own_lines_trouble() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, clock) = (folder.path().join("store.db"), ManualClock::at(1_000));
+        let store = at(&path, &clock);
+        let line = subscribe(&store, "line").await;
+        let (name, elsewhere): (_, Topic) = ("other".parse().unwrap(), "elsewhere".parse().unwrap());
+        store.subscribe(&name, &elsewhere).await.unwrap();
+        publish(&store, vec![message("a"), message("b"), Message::new(elsewhere.clone(), "c", 900)]).await;
+        let leased = line.next(1, 60_000).await.unwrap();
+        store.close().await;
+        let conn = Connection::open(&path).unwrap();
+        let garbled = "UPDATE bundles SET messages = CAST(x'05' || substr(messages, 2) AS BLOB) WHERE first = ?1";
+        let first: i64 = conn.query_row("SELECT min(first) FROM bundles", [], |row| row.get(0)).unwrap();
+        assert_eq!(conn.execute(garbled, [first]).unwrap(), 1);
+        drop((conn, leased));
+
+        let store = at(&path, &clock);
+        let line = subscribe(&store, "line").await;
+        let other = store.subscribe(&name, &elsewhere).await.unwrap();
+        let (of_line, of_other) = tokio::join!(line.next(1, 1_000), other.next(1, 1_000));
+        assert_eq!(of_line.err().unwrap().kind, sandpost_ports::ErrorKind::Other);
+        assert_eq!(shown(&of_other.unwrap()), [("c".to_owned(), 1)]);
+        assert_eq!(store.backlog(&"line".parse().unwrap()).await.unwrap().ready, 2, "nothing of it is lost");
     }
 
     #[tokio::test]

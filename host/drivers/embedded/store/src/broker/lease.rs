@@ -10,6 +10,7 @@ use crate::broker::bundle;
 use crate::broker::opened::Member;
 use crate::broker::settle::Token;
 use crate::row::{int, message, time};
+use crate::trouble::Trouble;
 use crate::writer::Work;
 use rusqlite::{OptionalExtension, Row, params};
 use sandpost_message::{Message, TimestampMs, Topic};
@@ -130,6 +131,11 @@ pub(crate) fn serve(work: &mut Work) -> rusqlite::Result<()> {
         {
             let due = match due(work, id, &topic, &waiter) {
                 Ok(due) => due,
+                // What cannot be understood is one line's trouble; SQLite's own is everybody's.
+                Err(error) if error.sqlite_error_code().is_none() => {
+                    waiter.reply.send(Err(Trouble::before_commit(error).error())).ok();
+                    continue;
+                }
                 Err(error) => {
                     keep(work, id, waiter);
                     return Err(error);
@@ -178,10 +184,20 @@ fn due(work: &mut Work, id: i64, topic: &Topic, waiter: &Waiter) -> rusqlite::Re
     let mut rows = due_rows(work, id, max)?.into_iter().peekable();
     let (mut due, mut bytes) = (Vec::new(), 0);
     while due.len() < max && bytes <= LEASE_MAX_BYTES {
-        let fresh = bundle::next_fresh(work, id, topic)?;
-        let earlier = |row: &DueRow| fresh.is_none_or(|(place, at_ms)| (row.visible_at_ms, row.seq) < (at_ms, place.seq()));
+        let fresh = match bundle::next_fresh(work, id, topic) {
+            Ok(fresh) => fresh.map(|(place, at_ms)| (place, at_ms.min(int(work.now_ms)))),
+            Err(error) if due.is_empty() || error.sqlite_error_code().is_some() => return Err(error),
+            // What was leased so far is handed out; the next call says what is wrong.
+            Err(_unreadable) => break,
+        };
+        let earlier =
+            |row: &DueRow| fresh.is_none_or(|(place, at_ms)| (row.visible_at_ms, row.seq) < (at_ms, place.seq()));
         let (token, visible_at_ms, attempt, message) = if let Some(row) = rows.next_if(earlier) {
-            let message = message_of(work, &row, topic)?;
+            let message = match message_of(work, &row, topic) {
+                Ok(message) => message,
+                Err(error) if due.is_empty() || error.sqlite_error_code().is_some() => return Err(error),
+                Err(_unreadable) => break,
+            };
             let lease = work.ids.take(&work.conn, 1)?;
             work.conn
                 .prepare_cached(
@@ -216,13 +232,19 @@ fn due_rows(work: &Work, id: i64, max: usize) -> rusqlite::Result<Vec<DueRow>> {
     rows.collect()
 }
 
-fn message_of(work: &Work, row: &DueRow, topic: &Topic) -> rusqlite::Result<Arc<Message>> {
+fn message_of(work: &mut Work, row: &DueRow, topic: &Topic) -> rusqlite::Result<Arc<Message>> {
     if let Some(message) = work.recent.get(row.seq) {
         return Ok(message);
     }
     let read = |row: &Row<'_>| message(row, 0, topic.clone());
     let mut select = work.conn.prepare_cached(MESSAGE)?;
-    select.query_row(params![row.seq, row.ordering_key], read).map(Arc::new)
+    let message = match select.query_row(params![row.seq, row.ordering_key], read).optional()? {
+        Some(message) => message,
+        None => bundle::message(&work.conn, row.seq, topic)?,
+    };
+    let message = Arc::new(message);
+    work.recent.add(row.seq, &message);
+    Ok(message)
 }
 
 fn due_at_ms(work: &Work, id: i64) -> rusqlite::Result<Option<TimestampMs>> {

@@ -257,7 +257,6 @@ pub(crate) fn backlog(work: &mut Work, name: &SubscriptionName) -> Result<Backlo
     let line = work.lines.by_name.get(name).and_then(|id| Some((*id, work.lines.by_id.get(id)?)));
     let Some((id, line)) = line else { return Err(PortError::invalid("there is no such subscription").into()) };
     let (rows, behind) = (line.rows + line.rows_change, line.behind + line.behind_change);
-    let topic = line.topic.clone();
     let (later, leased): (i64, i64) = work
         .conn
         .prepare_cached(
@@ -270,12 +269,14 @@ pub(crate) fn backlog(work: &mut Work, name: &SubscriptionName) -> Result<Backlo
     let in_row: Option<(i64, TimestampMs)> = work
         .conn
         .prepare_cached(
-            "SELECT seq, published_at_ms FROM messages
-             WHERE seq = (SELECT seq FROM deliveries WHERE subscription = ?1 ORDER BY seq LIMIT 1)",
+            "SELECT seq, coalesce(
+                 (SELECT published_at_ms FROM messages WHERE messages.seq = deliveries.seq),
+                 (SELECT published_at_ms FROM bundles WHERE first <= deliveries.seq ORDER BY first DESC LIMIT 1))
+             FROM deliveries WHERE subscription = ?1 ORDER BY seq LIMIT 1",
         )?
         .query_row([id], |row| Ok((row.get(0)?, time(row.get(1)?))))
         .optional()?;
-    let oldest = in_row.into_iter().chain(bundle::oldest(work, id, &topic)?).min();
+    let oldest = in_row.into_iter().chain(bundle::oldest(work, id)?).min();
     Ok(Backlog {
         ready: time(rows - behind - later),
         in_flight: time(leased),

@@ -14,9 +14,11 @@ use sandpost_message::Message;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Bytes of messages that are kept in memory after they were stored, because most are leased right after. Some ten thousand
-/// of an ordinary size. What is stored beyond it is read back when its turn comes.
-const HELD_MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of messages that are kept in memory after they were stored, because most are leased right after; over all lines, and
+/// of one, so that a line on which nobody waits takes no other's room. Some thousands of an ordinary size a line. What is
+/// stored beyond it is read back when its turn comes.
+const HELD_MAX_BYTES: u64 = 32 * 1024 * 1024;
+const HELD_OF_LINE_MAX_BYTES: u64 = 2 * 1024 * 1024;
 
 /// How one message of a bundle stands on one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub(crate) enum Member {
         /// Until when.
         until_ms: i64,
     },
-    /// Settled, or in a row of its own.
+    /// Settled, or with a row of its own.
     Gone,
 }
 
@@ -96,6 +98,8 @@ struct Line {
     loaded: i64,
     /// The last one in the file.
     newest: i64,
+    held_bytes: u64,
+    leased: i64,
 }
 
 /// What to take back where the transaction fails.
@@ -128,7 +132,8 @@ impl Opened {
         let of_line = self.lines.entry(line).or_default();
         let before = std::mem::replace(&mut of_line.newest, first);
         self.changes.push(Change::Newest { line, before });
-        if of_line.loaded >= before && self.held_bytes < HELD_MAX_BYTES {
+        let room = of_line.held_bytes < HELD_OF_LINE_MAX_BYTES && self.held_bytes < HELD_MAX_BYTES;
+        if of_line.loaded >= before && room {
             self.open(line, first, Bundle::new(at_ms, messages.iter().cloned().map(Some).collect()));
         }
     }
@@ -136,7 +141,9 @@ impl Opened {
     /// A bundle comes into memory.
     pub(crate) fn open(&mut self, line: i64, first: i64, bundle: Bundle) {
         let of_line = self.lines.entry(line).or_default();
-        self.held_bytes += bundle.bytes();
+        let bytes = bundle.bytes();
+        self.held_bytes += bytes;
+        of_line.held_bytes += bytes;
         of_line.bundles.insert(first, bundle);
         of_line.fresh_from = of_line.fresh_from.min(first);
         let loaded_before = std::mem::replace(&mut of_line.loaded, first);
@@ -166,13 +173,15 @@ impl Opened {
     pub(crate) fn oldest(&self, line: i64) -> Option<(Place, &Message)> {
         let (first, bundle) = self.lines.get(&line)?.bundles.iter().find(|(_, bundle)| bundle.left > 0)?;
         let held = bundle.members.iter().enumerate();
-        held.filter_map(|(index, (_, message))| Some((Place { line, first: *first, index }, message.as_deref()?))).next()
+        held.filter_map(|(index, (_, message))| Some((Place { line, first: *first, index }, message.as_deref()?)))
+            .next()
     }
 
     /// How many are leased on a line until after this time.
     pub(crate) fn leased_after(&self, line: i64, now_ms: i64) -> i64 {
-        let later = self.ends.range((now_ms.saturating_add(1), i64::MIN, i64::MIN)..);
-        crate::row::length(later.filter(|(_, of, _)| *of == line).count())
+        let ended = self.ends.range(..(now_ms.saturating_add(1), i64::MIN, i64::MIN));
+        let ended = crate::row::length(ended.filter(|(_, of, _)| *of == line).count());
+        self.lines.get(&line).map_or(0, |line| line.leased) - ended
     }
 
     /// The lease of a message, if it is one of a bundle that is here.
@@ -194,10 +203,16 @@ impl Opened {
         self.ends.first().map(|(until_ms, ..)| *until_ms)
     }
 
-    /// The lease that ended first, by this time.
-    pub(crate) fn ended_by(&self, now_ms: i64) -> Option<(Place, i64)> {
-        let (until_ms, line, seq) = *self.ends.first().filter(|(until_ms, ..)| *until_ms <= now_ms)?;
-        Some((self.place(line, seq)?, until_ms))
+    /// Who had the lease that ended first, by this time: the place, the lease, and when it ended.
+    pub(crate) fn ended_by(&mut self, now_ms: i64) -> Option<(Place, i64, i64)> {
+        loop {
+            let end = *self.ends.first().filter(|(until_ms, ..)| *until_ms <= now_ms)?;
+            match self.leased(end.1, end.2) {
+                Some((place, lease, until_ms)) => return Some((place, lease, until_ms)),
+                // There is none such; it must not hold up the others.
+                None => self.ends.remove(&end),
+            };
+        }
     }
 
     /// Changes how a message stands; gives the message where it is gone now.
@@ -247,7 +262,9 @@ impl Opened {
                     let Some(line) = self.lines.get_mut(&line) else { continue };
                     line.loaded = loaded_before;
                     if let Some(bundle) = line.bundles.remove(&first) {
-                        self.held_bytes -= bundle.bytes();
+                        let bytes = bundle.bytes();
+                        self.held_bytes -= bytes;
+                        line.held_bytes -= bytes;
                     }
                 }
                 Change::Newest { line, before } => {
@@ -283,16 +300,21 @@ impl Opened {
         let Some(of_line) = self.lines.get_mut(&line) else { return };
         let Some(bundle) = of_line.bundles.get_mut(&first) else { return };
         let Some(slot) = bundle.members.get_mut(index) else { return };
-        self.held_bytes += message.as_deref().map_or(0, size_bytes);
+        let bytes = |message: &Option<Arc<Message>>| message.as_deref().map_or(0, size_bytes);
+        let now_bytes = bytes(&message);
         let (before, held) = std::mem::replace(slot, (member, message));
-        self.held_bytes -= held.as_deref().map_or(0, size_bytes);
+        for held_bytes in [&mut self.held_bytes, &mut of_line.held_bytes] {
+            *held_bytes = *held_bytes + now_bytes - bytes(&held);
+        }
         bundle.fresh = bundle.fresh + usize::from(member == Member::Fresh) - usize::from(before == Member::Fresh);
         bundle.left = bundle.left + usize::from(member != Member::Gone) - usize::from(before != Member::Gone);
         if let Member::Leased { until_ms, .. } = before {
             self.ends.remove(&(until_ms, line, place.seq()));
+            of_line.leased -= 1;
         }
         if let Member::Leased { until_ms, .. } = member {
             self.ends.insert((until_ms, line, place.seq()));
+            of_line.leased += 1;
         }
         if member == Member::Fresh {
             bundle.fresh_from = bundle.fresh_from.min(index);
@@ -342,8 +364,21 @@ mod tests {
             opened.set(opened.place(1, seq).unwrap(), Member::Gone).unwrap();
         }
         opened.committed();
-        assert_eq!(opened.held_bytes, 0);
+        assert_eq!((opened.held_bytes, opened.lines[&1].held_bytes), (0, 0));
         assert!(opened.lines[&1].bundles.is_empty() && opened.oldest(1).is_none());
+    }
+
+    #[test]
+    fn a_line_on_which_nobody_waits_takes_no_others_room() {
+        let mut opened = Opened::default();
+        let large = Arc::new(Message::new("orders".parse().unwrap(), vec![0; 1024 * 1024], 1));
+        for first in 1..100 {
+            opened.stored(1, first, 5, &[Arc::clone(&large)]);
+        }
+        assert_eq!(opened.lines[&1].bundles.len(), 2);
+        assert_eq!(opened.more_after(1), Some(2), "the rest is in the file alone");
+        opened.stored(2, 100, 5, &messages(1));
+        assert_eq!(opened.next_fresh(2).unwrap().0.seq(), 100);
     }
 
     #[test]

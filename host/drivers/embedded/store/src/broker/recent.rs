@@ -28,7 +28,9 @@ impl Recent {
 
     pub(crate) fn add(&mut self, seq: i64, message: &Arc<Message>) {
         self.bytes += size_bytes(message);
-        self.messages.insert(seq, Arc::clone(message));
+        if let Some(before) = self.messages.insert(seq, Arc::clone(message)) {
+            self.bytes -= size_bytes(&before);
+        }
         while self.bytes > RECENT_MAX_BYTES
             && let Some((_, oldest)) = self.messages.pop_first()
         {
@@ -56,6 +58,8 @@ mod tests {
         let mut recent = Recent::default();
         let message = Arc::new(Message::new("orders".parse().unwrap(), vec![0; 5 * 1024 * 1024], 1));
         (1..=4).for_each(|seq| recent.add(seq, &message));
+        // A message comes once for each line on which it has a row.
+        recent.add(4, &message);
         assert_eq!((recent.get(1).is_some(), recent.get(2).is_some()), (false, true));
         (1..=4).for_each(|seq| recent.remove(seq));
         assert_eq!(recent.bytes, 0);

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - Only the lease that the receipt names is ended, and only while it lasts.
-//! - A message goes with its last delivery; the next of an ordering key is freed in the same transaction.
+//! - A message goes with its last delivery, or with its bundle; the next of an ordering key is freed in the same transaction.
 
 use crate::broker::bundle;
 use crate::broker::opened::Member;
@@ -149,6 +149,9 @@ fn done(work: &mut Work, token: Token) -> Result<(), Refusal> {
     }
     work.conn.prepare_cached("DELETE FROM messages WHERE seq = ?1")?.execute([token.seq])?;
     work.recent.remove(token.seq);
+    if !token.keyed {
+        bundle::released(work, token.line, token.seq)?;
+    }
     Ok(())
 }
 
