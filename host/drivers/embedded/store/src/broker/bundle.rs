@@ -504,6 +504,7 @@ mod tests {
         clock.advance(2_000);
         other.settle(of_other.receipt, Settlement::Done).await.unwrap();
         assert_eq!(store.backlog(&"line".parse().unwrap()).await.unwrap().ready, u64::try_from(accepted).unwrap());
+        assert_eq!(rows(&store).await[3], i64::try_from(accepted).unwrap(), "each has a delivery of its own now");
         let leased = line.next(10, 1_000).await.unwrap();
         assert_eq!(leased[0].attempt, 2);
         store.close().await;
