@@ -55,8 +55,10 @@ pub struct Host {
     child: Child,
     address: String,
     folder: PathBuf,
-    /// From the start of the process to the first 200 of `/readyz`.
+    /// From the start of the process to the first 200 of `/readyz`: messages are accepted.
     pub ready_after: Duration,
+    /// And until all plugins of the folder are live: messages are delivered.
+    pub live_after: Duration,
 }
 
 impl Host {
@@ -80,7 +82,7 @@ impl Host {
         std::fs::write(folder.join("sandpost.toml"), config).expect("the config is written");
     }
 
-    /// Starts the program on a prepared folder, and waits until it is ready.
+    /// Starts the program on a prepared folder, and waits until it is ready and all plugins are live.
     pub fn start(built: &Built, folder: &Path) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let address = free.expect("a free port").to_string();
@@ -97,13 +99,14 @@ impl Host {
             .stderr(log)
             .spawn()
             .expect("the program starts");
-        let mut host = Self { child, address, folder: folder.to_owned(), ready_after: Duration::ZERO };
+        let (ready_after, live_after) = (Duration::ZERO, Duration::ZERO);
+        let mut host = Self { child, address, folder: folder.to_owned(), ready_after, live_after };
         let ready = http::get("/readyz");
         loop {
             let answered = Connection::open(&host.address).and_then(|mut connection| Ok(connection.send(&ready)?.0));
             if answered.is_ok_and(|status| status == 200) {
                 host.ready_after = since.elapsed();
-                return host;
+                break;
             }
             if let Ok(Some(status)) = host.child.try_wait() {
                 panic!("the host ended with {status}: {}", host.log());
@@ -111,6 +114,20 @@ impl Host {
             assert!(since.elapsed() < PATIENCE, "the host does not get ready: {}", host.log());
             std::thread::sleep(Duration::from_millis(1));
         }
+        let plugins = std::fs::read_dir(folder.join("plugins")).expect("a folder for plugins").count();
+        while host.plugins_live() < plugins {
+            assert!(since.elapsed() < PATIENCE, "not all {plugins} plugins go live: {}", host.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        host.live_after = since.elapsed();
+        host
+    }
+
+    fn plugins_live(&self) -> usize {
+        let mut connection = Connection::open(&self.address).expect("the host accepts");
+        let (_, body) = connection.send(&http::get("/v1/plugins")).expect("the host answers");
+        let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        answer["plugins"].as_array().into_iter().flatten().filter(|plugin| !plugin["live"].is_null()).count()
     }
 
     /// A host on a fresh folder.
