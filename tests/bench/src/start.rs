@@ -81,7 +81,12 @@ fn idle(built: &Built, folder: &Path) -> Idle {
     }
     ready.sort_by(f64::total_cmp);
     live.sort_by(f64::total_cmp);
-    Idle { ready_ms: ready[ROUNDS / 2], live_ms: live[ROUNDS / 2], resident_mb: megabytes(memory.0), own_mb: megabytes(memory.1) }
+    Idle {
+        ready_ms: ready[ROUNDS / 2],
+        live_ms: live[ROUNDS / 2],
+        resident_mb: megabytes(memory.0),
+        own_mb: megabytes(memory.1),
+    }
 }
 
 /// The same component under so many names.

@@ -184,7 +184,8 @@ impl Engine {
         let guests = Lanes {
             quick: threads(&config, "sandpost-guest")
                 .on_thread_start(|| QUICK_THREAD.set(true))
-                .build().map_err(EngineError::Threads)?,
+                .build()
+                .map_err(EngineError::Threads)?,
             long: threads(&config, "sandpost-long").on_thread_start(step_back).build().map_err(EngineError::Threads)?,
         };
         let ticker = Ticker::start(wasmtime.weak()).map_err(EngineError::Threads)?;
