@@ -210,6 +210,7 @@ pub(crate) fn end_leases(work: &mut Work, by_ms: TimestampMs) -> rusqlite::Resul
 }
 
 /// What a delivery's own row begins with.
+#[derive(Clone, Copy)]
 struct Row {
     visible_at_ms: i64,
     lease: i64,
@@ -305,7 +306,7 @@ pub(crate) fn begin_run(conn: &Connection, now_ms: TimestampMs) -> rusqlite::Res
             let row = Row { visible_at_ms: int(now_ms), lease: 0, attempt: 1 };
             insert_delivery(conn, Place { line, first, index }, &row)?;
         }
-        let left = marks.iter().filter(|mark| **mark == FRESH).count();
+        let left = marks.iter().map(|mark| usize::from(*mark == FRESH)).sum();
         if left > 0 {
             mark_in_file(conn, line, first, left, &marks)?;
         } else {
@@ -570,7 +571,7 @@ mod tests {
     async fn a_bundle_is_bounded_and_a_large_message_is_one_of_its_own() {
         let store = open(None, &Config::default(), Arc::new(ManualClock::at(1_000))).unwrap();
         let line = subscribe(&store, "line").await;
-        publish(&store, (0..MESSAGES_MAX + 1).map(|_| message("small")).collect()).await;
+        publish(&store, (0..=MESSAGES_MAX).map(|_| message("small")).collect()).await;
         assert_eq!(rows(&store).await[0], 2, "one more than fits");
         publish(&store, vec![message("x"), message(vec![7; MESSAGES_MAX_BYTES + 1]), message("y")]).await;
         assert_eq!(rows(&store).await[0], 5);

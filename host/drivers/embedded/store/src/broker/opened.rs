@@ -172,9 +172,8 @@ impl Opened {
     /// The first message of a line that is not gone, of those that are here.
     pub(crate) fn oldest(&self, line: i64) -> Option<(Place, &Message)> {
         let (first, bundle) = self.lines.get(&line)?.bundles.iter().find(|(_, bundle)| bundle.left > 0)?;
-        let held = bundle.members.iter().enumerate();
-        held.filter_map(|(index, (_, message))| Some((Place { line, first: *first, index }, message.as_deref()?)))
-            .next()
+        let mut held = bundle.members.iter().enumerate();
+        held.find_map(|(index, (_, message))| Some((Place { line, first: *first, index }, message.as_deref()?)))
     }
 
     /// How many are leased on a line until after this time.
