@@ -135,6 +135,8 @@ async fn handle(bound: &Bound, leased: &Leased, handler: &dyn Handler) -> Outcom
         biased;
         ended = bounded => match ended {
             Some(Ok(outcome)) => outcome,
+            // Without its runtime, which goes with the host, the host's code cannot but panic.
+            Some(Err(_panic)) if shared.cut.is_cancelled() => Fault::new(FaultKind::Stopped, "the host stopped").into(),
             Some(Err(_panic)) => Fault::new(FaultKind::Host, "the host's own code panicked").into(),
             None => Fault::new(FaultKind::Deadline, format!("not ended within {limit_ms} ms")).into(),
         },

@@ -508,6 +508,35 @@ pub(crate) async fn on_io<F: Future>(io: &Handle, future: F) -> F::Output {
     Inside { io, future: Some(Box::pin(future)) }.await
 }
 
+/// What one host call may compute in the host's own code before it gives its thread away. Half of the tick in which a guest
+/// gives its own away.
+const LONG_WORK: Duration = Duration::from_millis(1);
+
+/// Work of the host on a guest's behalf that can be long: gives the thread away after it was, so that whoever asks for much
+/// of it is seen to compute for long, and meets its deadline.
+pub(crate) async fn in_turns<T>(work: impl FnOnce() -> T) -> T {
+    let since = Instant::now();
+    let done = work();
+    if since.elapsed() >= LONG_WORK {
+        give_way().await;
+    }
+    done
+}
+
+/// Pending once. Wakes itself, where tokio's own would be woken by its scheduler: a collection of futures counts only those
+/// that do, and gives way only after some of them.
+async fn give_way() {
+    let mut given = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Adds lengths up without overflow.
 pub(crate) fn sum(lengths: impl IntoIterator<Item = usize>) -> usize {
     lengths.into_iter().fold(0, usize::saturating_add)

@@ -10,7 +10,7 @@ mod json;
 
 use crate::bindings::Error;
 use crate::bindings::documents::{FindOptions, Host, HostCollection, HostCursor, ReturnDocument, Updated};
-use crate::call::{Call, CallError, Scope, len, sum};
+use crate::call::{Call, CallError, Scope, in_turns, len, sum};
 use crate::grants::{COLLECTION_RULE, is_collection};
 use crate::sql::no_such_connection;
 use json::parse;
@@ -224,11 +224,14 @@ impl Collection {
         if count > limit {
             return Err(CallError::exceeded(format!("{count} documents in one call; at most {limit}")));
         }
-        let documents = documents.iter().map(|text| object(scope, "document", text)).collect::<Result<Vec<_>, _>>()?;
-        if documents.is_empty() {
+        let mut objects = Vec::with_capacity(count);
+        for text in &documents {
+            objects.push(in_turns(|| object(scope, "document", text)).await?);
+        }
+        if objects.is_empty() {
             return Ok(Vec::new());
         }
-        let ids = self.ask(scope, self.documents.insert(&self.name, documents)).await?;
+        let ids = self.ask(scope, self.documents.insert(&self.name, objects)).await?;
         Ok(texts(ids))
     }
 

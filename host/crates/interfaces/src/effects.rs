@@ -15,7 +15,8 @@ pub(crate) mod keys;
 mod running;
 
 use crate::call::on_io;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, FusedFuture as _};
 use running::{Place, Running};
 use sandpost_message::TimestampMs;
 use sandpost_ports::clock::Clock;
@@ -249,6 +250,11 @@ impl Effects {
         let begun = self.bounded(self.state.begin(key, owner, &message.id, subscription, now_ms)).await;
         let Err(error) = begun else { return begun };
         events::record_effect_error(&tracing::Span::current(), "state-unavailable");
+        if matches!(error.kind, ErrorKind::Conflict | ErrorKind::Invalid | ErrorKind::Exceeded | ErrorKind::Unsupported)
+        {
+            // The store has answered, and the key is not ours.
+            return Err(not_begun(error));
+        }
         // Nothing was handed over. If the store moved the key and only its answer was lost, a later attempt would take it
         // for unknown; where the key is another's, releasing it changes nothing.
         let failed = vec![effect.entry(Step::EffectFailed, self.clock.now_ms(), Some("the store did not answer"))];
@@ -268,21 +274,41 @@ impl Effects {
             effect.entry(Step::EffectClaimed, begun_at_ms, None),
             effect.entry(Step::EffectSending, begun_at_ms, None),
         ];
-        // The key stands in the store; its history need not be there before.
-        let ((), handed) = tokio::join!(biased; self.record(begun), tokio::time::timeout(self.timeout, work));
+        // The key stands in the store; its history need not be there before the hand-over, nor before the note of its end.
+        let mut begun = self.record(begun).boxed().fuse();
+        let handing = tokio::time::timeout(self.timeout, work);
+        tokio::pin!(handing);
+        let handed = loop {
+            tokio::select! {
+                biased;
+                () = &mut begun => {}
+                handed = &mut handing => break handed,
+            }
+        };
+        let begun = async {
+            // A fused future is pending for ever once it was answered.
+            if !begun.is_terminated() {
+                begun.await;
+            }
+        };
         let now_ms = self.clock.now_ms();
         match handed {
             Ok(Handed::Done(id)) => {
                 events::record_provider_id(&span, &id);
                 let sent = vec![effect.entry(Step::EffectSent, now_ms, Some(&id))];
-                let ((), ()) = tokio::join!(self.note_sent(effect, owner, &id), self.record(sent));
+                // Handed over in this order, so that a store that takes them in turn keeps it.
+                let ((), (), ()) = tokio::join!(biased; begun, self.note_sent(effect, owner, &id), self.record(sent));
                 Ok(Ended::Done(id))
             }
             Ok(Handed::Nothing(error)) => {
                 events::record_effect_error(&span, "not-done");
                 let failed = vec![effect.entry(Step::EffectFailed, now_ms, None)];
-                let (released, ()) =
-                    tokio::join!(self.bounded(self.state.release(&effect.key, owner)), self.record(failed));
+                let ((), released, ()) = tokio::join!(
+                    biased;
+                    begun,
+                    self.bounded(self.state.release(&effect.key, owner)),
+                    self.record(failed)
+                );
                 if let Err(error) = released {
                     // It now looks as if it might have been done; the policy about unknown effects decides.
                     self.unknown(effect, &format!("nothing was done, but that could not be recorded: {error}"));
@@ -290,11 +316,13 @@ impl Effects {
                 Ok(Ended::Nothing(error))
             }
             Ok(Handed::Unknown(error)) => {
+                begun.await;
                 events::record_effect_error(&span, "unknown-outcome");
                 self.unknown(effect, "the service did not say whether it was done");
                 Ok(Ended::Unknown(Some(error)))
             }
             Err(_) => {
+                begun.await;
                 events::record_effect_error(&span, "unknown-outcome");
                 self.unknown(effect, "no answer within effect_timeout_ms");
                 Ok(Ended::Unknown(None))

@@ -267,6 +267,32 @@ async fn many_mails_are_answered_in_order_and_counted() {
     assert!(world.state.effects.lock().unwrap().values().all(|(_, state)| matches!(state, EffectState::Sent(_))));
 }
 
+/// A thread that composes a hundred such mails in one go would have no time for anybody else's message.
+#[tokio::test]
+async fn mails_that_take_long_to_refuse_give_the_thread_away() {
+    let world = World::new();
+    let mut call = world.call(1);
+    let rules: String = (0..200).map(|n| format!("p{{--n{n}:{}}}", "x".repeat(40))).collect();
+    let html = format!("<style>{rules}</style>{}", "<p>x</p>".repeat(500));
+    let batch: Vec<_> = (0..9)
+        .map(|_| {
+            let (envelope, body) = letter(None, "long");
+            let Body::Parts(parts) = body else { panic!("a letter has parts") };
+            (envelope, Body::Parts(Parts { html: Some(html.clone()), ..parts }))
+        })
+        .collect();
+    let mut sending = Box::pin(call.send_many(batch));
+    let mut polls = 0;
+    let answers = std::future::poll_fn(|context| {
+        polls += 1;
+        sending.as_mut().poll(context)
+    })
+    .await
+    .unwrap();
+    assert!(answers.iter().all(|answer| matches!(answer, Err(SendError::Rejected(_)))), "{:?}", answers[0]);
+    assert!(polls >= 3, "{polls} polls for 9 mails: at most three in each");
+}
+
 #[tokio::test]
 async fn sql_runs_by_grant_and_within_what_is_left_of_the_call() {
     let mut world = World::new();
