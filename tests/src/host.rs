@@ -260,8 +260,18 @@ impl Host {
     }
 
     /// Polls until `look` has an answer; fails with what it saw last.
-    pub fn eventually<T>(&self, what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn eventually<T>(&self, what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+        self.eventually_within(PATIENCE, what, look)
+    }
+
+    /// The same for what is known to take longer.
+    pub fn eventually_within<T>(
+        &self,
+        patience: Duration,
+        what: &str,
+        mut look: impl FnMut() -> Result<T, String>,
+    ) -> T {
+        let deadline = Instant::now() + patience;
         loop {
             match look() {
                 Ok(found) => return found,
