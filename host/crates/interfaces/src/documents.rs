@@ -10,7 +10,7 @@ mod json;
 
 use crate::bindings::Error;
 use crate::bindings::documents::{FindOptions, Host, HostCollection, HostCursor, ReturnDocument, Updated};
-use crate::call::{Call, CallError, Scope, in_turns, len, sum};
+use crate::call::{Call, CallError, Scope, len, sum};
 use crate::grants::{COLLECTION_RULE, is_collection};
 use crate::sql::no_such_connection;
 use json::parse;
@@ -226,7 +226,7 @@ impl Collection {
         }
         let mut objects = Vec::with_capacity(count);
         for text in &documents {
-            objects.push(in_turns(|| object(scope, "document", text)).await?);
+            objects.push(scope.in_turns(|| object(scope, "document", text)).await?);
         }
         if objects.is_empty() {
             return Ok(Vec::new());

@@ -12,7 +12,7 @@
 use crate::bindings::Error;
 use crate::bindings::email::{Body, Envelope, Host, Mailbox, Outcome, Parts, SendError, SendingQuota};
 use crate::bindings::template::{RenderError, Request};
-use crate::call::{Call, CallError, Entered, Postponed, Scope, in_turns, len, sum};
+use crate::call::{Call, CallError, Entered, Postponed, Scope, len, sum};
 use crate::effects::{Effect, Ended, Handed, keys};
 use bytes::Bytes;
 use futures_util::future::FutureExt as _;
@@ -178,7 +178,7 @@ impl Scope {
             }
         };
         let recipients = envelope.to.len() + envelope.cc.len() + envelope.bcc.len();
-        let mail = in_turns(|| self.compose(key, sender, envelope, parts, template.as_ref())).await?;
+        let mail = self.in_turns(|| self.compose(key, sender, envelope, parts, template.as_ref())).await?;
         let Some(attempt) = &self.attempt else {
             return match self.on_io(self.ports().email.send(&mail)).await {
                 Ok(id) => Ok(Outcome::Sent(id)),
