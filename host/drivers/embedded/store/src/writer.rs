@@ -278,7 +278,7 @@ impl Writer {
         self.ends_failed = false;
         let by_ms = self.clock_was_ms.map_or(self.work.now_ms, |was_ms| was_ms.max(self.work.now_ms));
         while self.work.opened.first_end_ms().is_some_and(|end_ms| end_ms <= int(by_ms)) {
-            if self.transact(|work| bundle::end_leases(work, by_ms).map(drop)).is_err() {
+            if self.transact(|work| bundle::end_leases(work, by_ms)).is_err() {
                 self.ends_failed = true;
                 return;
             }

@@ -35,7 +35,7 @@ const MESSAGE_BYTES: usize = 160;
 /// Ended leases that are looked at in one transaction.
 const ENDS_MAX: usize = 1000;
 /// Where the messages are in the statements that read them.
-const MESSAGES_COLUMN: usize = 3;
+const MESSAGES_COLUMN: usize = 0;
 
 /// How a message stands on a line, in the file.
 const FRESH: u8 = 0;
@@ -144,11 +144,10 @@ pub(crate) fn oldest(work: &Work, line: i64) -> rusqlite::Result<Option<(i64, Ti
 
 /// A message that has a delivery of its own and is in its bundle still.
 pub(crate) fn message(conn: &Connection, seq: i64, topic: &Topic) -> rusqlite::Result<Message> {
-    conn.prepare_cached(
-        "SELECT first, last, NULL, messages FROM bundles WHERE first <= ?1 ORDER BY first DESC LIMIT 1",
-    )?
-    .query_row([seq], |row| {
-        let first: i64 = row.get(0)?;
+    let mut select =
+        conn.prepare_cached("SELECT messages, first FROM bundles WHERE first <= ?1 ORDER BY first DESC LIMIT 1")?;
+    select.query_row([seq], |row| {
+        let first: i64 = row.get(1)?;
         let index = usize::try_from(seq - first).unwrap_or(usize::MAX);
         let messages = decode(row.get_ref(MESSAGES_COLUMN)?.as_blob()?, topic)?;
         messages.into_iter().nth(index).ok_or(rusqlite::Error::QueryReturnedNoRows)
@@ -159,16 +158,16 @@ pub(crate) fn message(conn: &Connection, seq: i64, topic: &Topic) -> rusqlite::R
 fn load_next(work: &mut Work, line: i64, topic: &Topic) -> rusqlite::Result<bool> {
     let Some(after) = work.opened.more_after(line) else { return Ok(false) };
     let mut select = work.conn.prepare_cached(
-        "SELECT first, at_ms, marks, messages FROM bundle_deliveries JOIN bundles USING (first)
+        "SELECT messages, marks, first, at_ms FROM bundle_deliveries JOIN bundles USING (first)
          WHERE subscription = ?1 AND first > ?2 ORDER BY first LIMIT 1",
     )?;
     let found = select
         .query_row([line, after], |row| {
-            let (first, at_ms): (i64, i64) = (row.get(0)?, row.get(1)?);
-            let marks: Option<Vec<u8>> = row.get(2)?;
+            let (first, at_ms): (i64, i64) = (row.get(2)?, row.get(3)?);
+            let marks: Option<Vec<u8>> = row.get(1)?;
             let messages = decode(row.get_ref(MESSAGES_COLUMN)?.as_blob()?, topic)?;
             if marks.as_ref().is_some_and(|marks| marks.len() != messages.len()) {
-                return Err(unreadable(2, "not a mark for each message"));
+                return Err(unreadable(1, "not a mark for each message"));
             }
             let gone = |index: usize| marks.as_ref().is_some_and(|marks| marks[index] != FRESH);
             let left = |(index, message)| (!gone(index)).then(|| Arc::new(message));
@@ -199,14 +198,14 @@ pub(crate) fn settle(work: &mut Work, place: Place, settlement: Settlement) -> r
     }
 }
 
-/// Ends leases whose time is over by then, [`ENDS_MAX`] at most; their messages are due since. Says whether there may be more.
-pub(crate) fn end_leases(work: &mut Work, by_ms: TimestampMs) -> rusqlite::Result<bool> {
+/// Ends leases whose time is over by then, [`ENDS_MAX`] at most; their messages are due since.
+pub(crate) fn end_leases(work: &mut Work, by_ms: TimestampMs) -> rusqlite::Result<()> {
     for _ in 0..ENDS_MAX {
-        let Some((place, lease, until_ms)) = work.opened.ended_by(int(by_ms)) else { return Ok(false) };
+        let Some((place, lease, until_ms)) = work.opened.ended_by(int(by_ms)) else { break };
         // Its lease is kept, as in a row whose lease has ended: whoever gives it back unseen finds it by it.
         move_out(work, place, Row { visible_at_ms: until_ms.min(int(work.now_ms)), lease, attempt: 1 })?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// What a delivery's own row begins with.
