@@ -398,33 +398,43 @@ fn mongo(_: &ConnectionLabel, _: &config::Documents) -> Result<Arc<dyn Documents
 
 /// The same on memory alone, for the trial of a plugin: nothing that a sample does is seen by anybody.
 pub(crate) mod scratch {
-    use super::{Arc, Cache, Clock, Documents, EmailSender, SqlPort};
-    use sandpost_ports::{BoxError, PortError};
+    use super::{Arc, BTreeMap, Cache, Clock, ConnectionLabel, Documents, EmailSender, Store};
+    use sandpost_embedded_sql::SqliteSql;
+    use sandpost_ports::BoxError;
+    use std::collections::BTreeSet;
 
-    pub(crate) fn store(clock: Arc<dyn Clock>) -> Result<sandpost_embedded_store::Store, BoxError> {
-        Ok(sandpost_embedded_store::open(None, &sandpost_embedded_store::Config::default(), clock)?)
+    pub(crate) struct Services {
+        pub(crate) store: Arc<Store>,
+        pub(crate) cache: Arc<dyn Cache>,
+        pub(crate) email: Arc<dyn EmailSender>,
+        pub(crate) sql: BTreeMap<ConnectionLabel, Arc<SqliteSql>>,
+        pub(crate) documents: BTreeMap<ConnectionLabel, Arc<dyn Documents>>,
     }
 
-    pub(crate) fn cache() -> Arc<dyn Cache> {
-        Arc::new(sandpost_embedded_cache::open(&sandpost_embedded_cache::Config::default()))
-    }
-
-    pub(crate) fn email(clock: Arc<dyn Clock>) -> Result<Arc<dyn EmailSender>, BoxError> {
-        Ok(Arc::new(sandpost_embedded_email::open(sandpost_embedded_email::Config::default(), clock)?))
-    }
-
-    pub(crate) async fn sql(scripts: &[&str]) -> Result<Arc<dyn SqlPort>, PortError> {
-        let config = sandpost_embedded_sql::Config { readers: 1, ..sandpost_embedded_sql::Config::default() };
-        let opened = sandpost_embedded_sql::open(&config)
-            .map_err(|error| PortError::invalid("a scratch database cannot be made").because(error))?;
-        for script in scripts {
-            opened.execute_script(script).await?;
+    /// With these connections. Blocks for some milliseconds.
+    pub(crate) fn open(
+        clock: &Arc<dyn Clock>,
+        sql: BTreeSet<ConnectionLabel>,
+        documents: BTreeSet<ConnectionLabel>,
+    ) -> Result<Services, BoxError> {
+        let of_sql = sandpost_embedded_sql::Config { readers: 1, ..sandpost_embedded_sql::Config::default() };
+        let of_documents = sandpost_embedded_documents::Config::default();
+        let store = sandpost_embedded_store::open(None, &sandpost_embedded_store::Config::default(), clock.clone())?;
+        let email = sandpost_embedded_email::open(sandpost_embedded_email::Config::default(), clock.clone())?;
+        let mut services = Services {
+            store: Arc::new(store),
+            cache: Arc::new(sandpost_embedded_cache::open(&sandpost_embedded_cache::Config::default())),
+            email: Arc::new(email),
+            sql: BTreeMap::new(),
+            documents: BTreeMap::new(),
+        };
+        for label in sql {
+            services.sql.insert(label, sandpost_embedded_sql::open(&of_sql)?);
         }
-        Ok(opened)
-    }
-
-    pub(crate) fn documents() -> Result<Arc<dyn Documents>, BoxError> {
-        Ok(sandpost_embedded_documents::open(&sandpost_embedded_documents::Config::default())?)
+        for label in documents {
+            services.documents.insert(label, sandpost_embedded_documents::open(&of_documents)?);
+        }
+        Ok(services)
     }
 }
 

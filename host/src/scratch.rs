@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing that a sample does reaches a service of the host.
 
-use crate::drivers::scratch;
+use crate::drivers::scratch::{self, Services};
 use crate::health::HealthBoard;
 use bytes::Bytes;
 use sandpost_interfaces::Ports;
@@ -14,9 +14,10 @@ use sandpost_ports::clock::Clock;
 use sandpost_ports::email::Address;
 use sandpost_ports::health::Health;
 use sandpost_ports::publisher::Publisher;
+use sandpost_ports::sql::Sql;
 use sandpost_ports::{BoxError, ErrorKind, PortError};
 use sandpost_runtime::ScratchPorts;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -50,28 +51,31 @@ impl Scratch {
 #[async_trait::async_trait]
 impl ScratchPorts for Scratch {
     async fn open(&self, wanted: sandpost_runtime::Scratch<'_>) -> Result<Arc<Ports>, PortError> {
-        let store = Arc::new(scratch::store(self.clock.clone()).map_err(unmade)?);
+        let (clock, sql, documents) = (
+            self.clock.clone(),
+            labels(wanted.grants.sql.iter().map(|grant| &grant.connection)),
+            labels(wanted.grants.documents.iter().map(|grant| &grant.connection)),
+        );
+        // Not on the thread of whoever waits: opening blocks.
+        let opened = tokio::task::spawn_blocking(move || scratch::open(&clock, sql, documents));
+        let Services { store, cache, email, sql, documents } =
+            opened.await.unwrap_or_else(|error| Err(error.into())).map_err(unmade)?;
         let broker: Arc<dyn Broker> = Arc::new(AnyTopic(store.clone()));
-        let cache = scratch::cache();
         for (key, value) in &wanted.given.cache {
             let key = format!("{}{}{key}", self.cache_prefix, wanted.cache_scope);
             let value = Bytes::from(value.clone());
             cache.set(&key, value, self.cache_default_ttl, Condition::Always).await?;
         }
-        let mut sql = BTreeMap::new();
-        for label in labels(wanted.grants.sql.iter().map(|grant| &grant.connection)) {
-            let scripts = wanted.given.sql.iter().filter(|given| given.connection == label);
-            let scripts: Vec<&str> = scripts.map(|given| given.script.as_str()).collect();
-            sql.insert(label, scratch::sql(&scripts).await?);
+        for given in &wanted.given.sql {
+            if let Some(opened) = sql.get(&given.connection) {
+                opened.execute_script(&given.script).await?;
+            }
         }
-        let mut documents = BTreeMap::new();
-        for label in labels(wanted.grants.documents.iter().map(|grant| &grant.connection)) {
-            let opened = scratch::documents().map_err(unmade)?;
-            for given in wanted.given.documents.iter().filter(|given| given.connection == label) {
+        for given in &wanted.given.documents {
+            if let Some(opened) = documents.get(&given.connection) {
                 let document = given.json().ok_or_else(|| PortError::invalid("a given document is not JSON"))?;
                 opened.insert(&given.collection, vec![document]).await?;
             }
-            documents.insert(label, opened);
         }
         let run_id = sandpost_message::MessageId::new().to_string();
         let effects = Effects::new(store.clone(), self.clock.clone(), self.io.clone(), run_id, Duration::from_secs(10));
@@ -83,10 +87,10 @@ impl ScratchPorts for Scratch {
             cache,
             cache_prefix: self.cache_prefix.clone(),
             cache_default_ttl: self.cache_default_ttl,
-            email: scratch::email(self.clock.clone()).map_err(unmade)?,
+            email,
             default_sender: Some(self.default_sender.clone()),
             mail_limits: self.mail_limits.clone(),
-            sql,
+            sql: sql.into_iter().map(|(label, opened)| (label, opened as Arc<dyn Sql>)).collect(),
             documents,
             health: Arc::new(HealthBoard::default()),
             effects: Arc::new(effects),

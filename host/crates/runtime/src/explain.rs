@@ -53,6 +53,7 @@ pub struct Explanation {
 /// Explains a component. `given` is what the operator grants; where it is none, all that it asks for is taken as granted.
 pub fn explain(bytes: &[u8], given: Option<&Grants>) -> Result<Explanation, ManifestError> {
     let surface = Surface::of(bytes)?;
+    Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).map_err(broken)?;
     let mut problems = Vec::new();
     let manifest = manifest::read(bytes).map_err(|error| problems.push(error.to_string())).ok();
     if !surface.handler && !surface.template {
@@ -93,6 +94,10 @@ pub(crate) fn missing(surface: &Surface, requested: &Grants, given: &Grants) -> 
     missing
 }
 
+fn broken(error: wasmparser::BinaryReaderError) -> ManifestError {
+    ManifestError::NotComponent(crate::artifact::one_line(&error.to_string()))
+}
+
 /// The outside of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Surface {
@@ -103,11 +108,8 @@ pub(crate) struct Surface {
 }
 
 impl Surface {
-    /// Reads it, and checks that the component is valid on the way.
+    /// Reads it. Whether what lies between is valid is for whoever compiles it, and takes longer.
     pub(crate) fn of(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let broken = |error: wasmparser::BinaryReaderError| {
-            ManifestError::NotComponent(crate::artifact::one_line(&error.to_string()))
-        };
         let (mut exports, mut imports, mut depth) = (Vec::new(), Vec::new(), 0_usize);
         for payload in Parser::new(0).parse_all(bytes) {
             match payload.map_err(broken)? {
@@ -131,7 +133,6 @@ impl Surface {
                 _ => {}
             }
         }
-        Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).map_err(broken)?;
         let exported = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
         Ok(Self { handler: exported(HANDLER), template: exported(TEMPLATE), exports, imports })
     }

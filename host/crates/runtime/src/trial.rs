@@ -7,6 +7,8 @@
 
 use crate::manifest::{Expected, Given, Sample};
 use crate::version::Version;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use sandpost_interfaces::bindings::{RenderError, Request};
 use sandpost_interfaces::{Context, Grants, Ports, Templates};
 use sandpost_message::{Outcome, PluginName, SubscriptionName, Verdict};
@@ -23,6 +25,8 @@ const TEMPLATES_MAX: usize = 256;
 const LOCALES_MAX: usize = 64;
 /// Bytes of a template's name.
 const TEMPLATE_NAME_MAX_BYTES: usize = 128;
+/// Samples tried side by side: each has services of its own, and waits for them more than it computes.
+const SAMPLES_AT_ONCE: usize = 4;
 /// On whose behalf samples are handled.
 const SUBSCRIPTION: &str = "trial-of-samples";
 /// The retry budget that a sample is told of; it is tried once.
@@ -50,20 +54,28 @@ pub struct Scratch<'a> {
 }
 
 /// Tries a version. The templates that it has, or why it is refused.
-pub(crate) async fn run(
-    version: &Version,
-    samples: &[Sample],
-    scratch: &dyn ScratchPorts,
-    live: &Arc<dyn Templates>,
-    clock: &dyn Clock,
+pub(crate) async fn run<'a>(
+    version: &'a Version,
+    samples: &'a [Sample],
+    scratch: &'a dyn ScratchPorts,
+    live: &'a Arc<dyn Templates>,
+    clock: &'a dyn Clock,
 ) -> Result<Vec<String>, String> {
     version.start().await.map_err(|fault| format!("does not start: {fault}"))?;
     let templates = if version.program.template.is_some() { templates(version).await? } else { Vec::new() };
     if version.program.handler.is_some() {
-        for (number, sample) in (1..).zip(samples) {
-            handler(version, sample, scratch, live, clock)
-                .await
-                .map_err(|reason| format!("sample {number} (`{}`): {reason}", sample.topic))?;
+        let tried = |(number, sample): (usize, &'a Sample)| {
+            async move {
+                let tried = handler(version, sample, scratch, live, clock).await;
+                tried.map_err(|reason| format!("sample {number} (`{}`): {reason}", sample.topic))
+            }
+            .boxed()
+        };
+        let tried: Vec<BoxFuture<'a, _>> = (1..).zip(samples).map(tried).collect();
+        // In their order, so that the first that fails is the one that is named.
+        let mut tried = futures_util::stream::iter(tried).buffered(SAMPLES_AT_ONCE);
+        while let Some(result) = tried.next().await {
+            result?;
         }
     } else if !samples.is_empty() {
         return Err("has samples of messages, but exports no handler".to_owned());

@@ -38,11 +38,13 @@ async fn files_that_are_no_plugin_are_refused() {
     let (step, reason) = refused(vec![0; 1024 * 1024 + 1]).await;
     assert_eq!(step, Step::Read);
     assert!(reason.contains("artifact_max_bytes"), "{reason}");
-    // Bytes inside that the outline does not show.
+    // Bytes inside that the outline does not show, and the compiler does not take.
     let mut changed = whole.clone();
     let at = changed.windows(6).position(|bytes| bytes == b"memory").unwrap();
     changed[at - 1] = 0x7f;
-    assert!(matches!(refused(changed).await.0, Step::Manifest | Step::Read));
+    let (step, reason) = refused(changed).await;
+    assert_eq!(step, Step::Compile, "{reason}");
+    assert!(reason.contains("not valid"), "{reason}");
 }
 
 #[tokio::test]
