@@ -309,6 +309,30 @@ fn what_publishes_to_itself_is_seen_and_ended_by_a_swap() {
 }
 
 #[test]
+fn a_chain_of_plugins_that_publish_ends_at_its_bound() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let endless = guests().into_iter().filter(|guest| matches!(guest.end, End::Endless));
+    let guests: Vec<Guest> = endless.map(|guest| guest.limits("[limits.call]\nhops_max = 4")).collect();
+    let host = host(&Workshop::default(), &guests, &folder);
+    host.publish("publish-to-itself", "{}");
+    let count = |name: &str, label: &str| -> f64 {
+        let metrics = host.get("/metrics").text;
+        let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    // 1, 2, 4, 8 and 16 messages, of which the last publish nothing: two refusals each.
+    host.eventually("the chain ends", || {
+        let (stored, refused) = (
+            count("sandpost_plugin_publishes_total", "outcome=\"stored\""),
+            count("sandpost_plugin_publishes_total", "outcome=\"exceeded\""),
+        );
+        let handled = count("sandpost_deliveries_total", "subscription=\"publish-to-itself\"");
+        let found = (stored, refused, handled);
+        if found == (30.0, 32.0, 31.0) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+#[test]
 fn the_other_topics_latency() {
     if std::env::var_os("SANDPOST_LONG").is_none() {
         return;

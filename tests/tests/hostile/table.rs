@@ -78,7 +78,8 @@ impl Guest {
         Self { asked, ..self }
     }
 
-    fn limits(self, limits: &'static str) -> Self {
+    /// More of its limits, with the header of their table.
+    pub fn limits(self, limits: &'static str) -> Self {
         Self { limits, ..self }
     }
 

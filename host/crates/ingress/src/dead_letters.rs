@@ -242,6 +242,8 @@ async fn replay_one(app: &App, caller: &Caller, id: &str, decision: Option<Decis
         only: Some(letter.subscription.clone()),
         dedupe_key: Some(format!("replay/{id}")),
         not_before_ms: 0,
+        // Somebody decided: what ended a chain without end has its say anew.
+        hops: 0,
         ..letter.message.clone()
     };
     let topic = message.topic.clone();

@@ -127,6 +127,10 @@ pub struct CallLimits {
     pub resources_max: usize,
     /// Messages published. Default 100.
     pub publishes_max: u64,
+    /// Messages in a row that each were published by the handler of the one before, counted from the service's: where the
+    /// handled message is the last of them, publishing is `exceeded`. It ends plugins that answer each other, or themselves,
+    /// without end. Default 16; from 256 on there is no bound.
+    pub hops_max: u64,
     /// E-mails sent. Default 100.
     pub emails_max: u64,
     /// E-mails of one `send-many`, and publishes of one `publish-many` to a broker that does not deduplicate, that are
@@ -152,6 +156,7 @@ impl Default for CallLimits {
             document_depth_max: 64,
             resources_max: 64,
             publishes_max: 100,
+            hops_max: 16,
             emails_max: 100,
             effects_parallel: 8,
         }

@@ -65,6 +65,12 @@ impl Call {
         let topic: Topic =
             topic.parse().map_err(|error: sandpost_message::NameError| CallError::invalid(error.to_string()))?;
         self.scope.grants().may_publish(&topic).map_err(CallError::Denied)?;
+        let hops_max = self.scope.limits().hops_max;
+        if self.scope.hops().is_some_and(|hops| u64::from(hops) > hops_max) {
+            return Err(CallError::exceeded(format!(
+                "the handled message is the last of {hops_max} in a row that handlers published (hops_max)"
+            )));
+        }
         let limit = self.scope.limits().publishes_max;
         let after = self.budget.publishes.saturating_add(count as u64);
         if after > limit {
@@ -148,6 +154,11 @@ impl From<PortError> for Unpublished {
 }
 
 impl Scope {
+    /// How far what is published here is from a service's message; none where no message is handled.
+    fn hops(&self) -> Option<u8> {
+        Some(self.attempt.as_ref()?.message.hops.saturating_add(1))
+    }
+
     /// The message as the broker gets it, with its dedupe key.
     fn message(&self, topic: &Topic, outgoing: Outgoing, place: u64) -> Result<Message, CallError> {
         let now_ms = self.ports().clock.now_ms();
@@ -169,6 +180,7 @@ impl Scope {
         if let Some(attempt) = &self.attempt {
             message.trace = attempt.message.trace.child();
         }
+        message.hops = self.hops().unwrap_or_default();
         Ok(message)
     }
 

@@ -9,10 +9,11 @@ use crate::bindings::sql::{HostConnection as _, HostTransaction as _};
 use crate::bindings::{Error, Request, cache, config, health, templates};
 use crate::testing::{World, port_error};
 use crate::{Call, add_to_linker};
-use sandpost_message::{Fault, FaultKind};
+use sandpost_message::{Fault, FaultKind, Message};
 use sandpost_ports::ErrorKind;
 use sandpost_ports::sql::Access;
 use sandpost_ports::state::{EffectState, Step};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use wasmtime::component::{Linker, Resource};
 
@@ -192,6 +193,33 @@ async fn one_bad_message_does_not_keep_the_others_from_going() {
     let too_many = vec![outgoing("x"); 100];
     let answers = world.call(1).publish_many("audit".into(), [too_many, vec![outgoing("y")]].concat()).await.unwrap();
     assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Exceeded(_)))));
+}
+
+#[tokio::test]
+async fn messages_that_handlers_published_follow_each_other_so_far_and_no_further() {
+    for deduplicates in [true, false] {
+        let mut world = World::new();
+        world.limits.hops_max = 2;
+        world.broker.deduplicates.store(deduplicates, Ordering::SeqCst);
+        let mut attempt = world.attempt(1);
+        for hops in [1, 2] {
+            world.call_with(Some(attempt.clone())).publish("audit".into(), outgoing("on")).await.unwrap().unwrap();
+            let published = world.broker.messages.lock().unwrap().last().unwrap().clone();
+            assert_eq!(published.hops, hops);
+            attempt.message = Arc::new(published);
+        }
+        let mut call = world.call_with(Some(attempt.clone()));
+        let answer = call.publish("audit".into(), outgoing("on")).await.unwrap();
+        assert!(matches!(&answer, Err(Error::Exceeded(why)) if why.contains("hops_max")), "{answer:?}");
+        let answers = call.publish_many("audit".into(), vec![outgoing("1"), outgoing("2")]).await.unwrap();
+        assert!(answers.len() == 2 && answers.iter().all(|answer| matches!(answer, Err(Error::Exceeded(_)))));
+        assert_eq!(world.broker.messages.lock().unwrap().len(), 2, "deduplicates: {deduplicates}");
+        // As far as can be counted, and no bound from there on.
+        world.limits.hops_max = 256;
+        attempt.message = Arc::new(Message { hops: u8::MAX, ..(*attempt.message).clone() });
+        world.call_with(Some(attempt)).publish("audit".into(), outgoing("on")).await.unwrap().unwrap();
+        assert_eq!(world.broker.messages.lock().unwrap().last().unwrap().hops, u8::MAX);
+    }
 }
 
 #[tokio::test]

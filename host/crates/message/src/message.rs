@@ -54,6 +54,9 @@ pub struct Message {
     pub dedupe_key: Option<String>,
     /// For this subscription alone; a replayed dead letter goes only to where it came from.
     pub only: Option<SubscriptionName>,
+    /// How many plugins handled a message that led to this one: 0 for what a service published, and again for a dead letter
+    /// that an operator replays. At most 255: a longer chain stays there.
+    pub hops: u8,
     /// The trace that the publisher, or the plugin that published it, was in.
     pub trace: TraceParent,
 }
@@ -75,6 +78,7 @@ impl Message {
             not_before_ms: 0,
             dedupe_key: None,
             only: None,
+            hops: 0,
             trace: TraceParent::new(),
         }
     }

@@ -97,6 +97,7 @@ impl Limits {
                 document_depth_max: call.document_depth_max,
                 resources_max: 4 * call.resources_max,
                 publishes_max: 10 * call.publishes_max,
+                hops_max: 4 * call.hops_max,
                 emails_max: 10 * call.emails_max,
                 effects_parallel: 4 * call.effects_parallel,
             },

@@ -10,6 +10,7 @@
 //! | `sandpost-not-before-ms` | not to be delivered before, ms since 1970 | at once |
 //! | `sandpost-dedupe-key` | the publisher's key | none |
 //! | `sandpost-only` | the one subscription that it is for | all of them |
+//! | `sandpost-hops` | how many handlers' publishes lead to it | 0 |
 //! | `sandpost-attribute-order` | the place of each attribute among the sorted names | they are sorted |
 //!
 //! A message that somebody else published has none of them: its id is the service's, its time the service's, its content
@@ -27,6 +28,7 @@ const CONTENT_TYPE: &str = "sandpost-content-type";
 const NOT_BEFORE: &str = "sandpost-not-before-ms";
 const DEDUPE_KEY: &str = "sandpost-dedupe-key";
 pub(crate) const ONLY: &str = "sandpost-only";
+const HOPS: &str = "sandpost-hops";
 const ORDER: &str = "sandpost-attribute-order";
 
 pub(crate) fn encode(message: &Message) -> Carried {
@@ -46,6 +48,9 @@ pub(crate) fn encode(message: &Message) -> Carried {
     }
     if let Some(only) = &message.only {
         add(ONLY, only.to_string());
+    }
+    if message.hops > 0 {
+        add(HOPS, message.hops.to_string());
     }
     if let Some(order) = order_of(&message.attributes) {
         add(ORDER, order);
@@ -86,6 +91,7 @@ pub(crate) fn decode(topic: &Topic, carried: Carried, now_ms: TimestampMs) -> Me
         not_before_ms: of_ours(NOT_BEFORE).and_then(|ms| ms.parse().ok()).unwrap_or_default(),
         dedupe_key: of_ours(DEDUPE_KEY).cloned(),
         only: of_ours(ONLY).and_then(|name| name.parse().ok()),
+        hops: of_ours(HOPS).and_then(|hops| hops.parse().ok()).unwrap_or_default(),
         trace: trace.unwrap_or_default(),
         attributes: in_order(&carried.attributes),
         ordering_key: (!carried.ordering_key.is_empty()).then_some(carried.ordering_key),
@@ -139,6 +145,7 @@ mod tests {
             not_before_ms: 99,
             dedupe_key: Some("once".to_owned()),
             only: Some("mailer".parse().unwrap()),
+            hops: 3,
             ..plain.clone()
         };
         for message in [plain, full] {

@@ -168,6 +168,8 @@ fn letter(row: &Row) -> Result<DeadLetter, PortError> {
         not_before_ms: row.time(17)?,
         dedupe_key: row.maybe_key(18)?,
         only: row.maybe_name(19)?,
+        // A replay begins anew.
+        hops: 0,
         trace: TraceParent::parse(&row.text(20)?).ok_or_else(|| unreadable("not a traceparent"))?,
         body: row.bytes(21)?.into(),
     };

@@ -40,6 +40,8 @@ pub(crate) fn message(row: &Row<'_>, first: usize, topic: Topic) -> rusqlite::Re
         not_before_ms: time(row.get(first + 5)?),
         dedupe_key: row.get(first + 6)?,
         only: maybe_name(row, first + 7)?,
+        // Of `messages` alone; a dead letter that is replayed begins anew.
+        hops: 0,
         trace,
         body: Bytes::from(row.get::<_, Vec<u8>>(first + 9)?),
     })

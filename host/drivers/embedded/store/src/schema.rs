@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) const APPLICATION_ID: i64 = 0x5350_7374;
 
 /// In the order in which they are applied.
-pub(crate) const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH];
+pub(crate) const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH];
 
 const FIRST: &str = "
 -- Numbers of the store itself: up to where ids were given out.
@@ -232,6 +232,14 @@ CREATE TABLE bundle_deliveries (
     marks BLOB,
     PRIMARY KEY (subscription, first)
 ) WITHOUT ROWID;
+";
+
+/// How many handlers' publishes lead to a message.
+const SIXTH: &str = "
+ALTER TABLE messages ADD COLUMN hops INTEGER NOT NULL DEFAULT 0;
+
+-- A byte for each message; none where all are 0, which is what services publish.
+ALTER TABLE bundles ADD COLUMN hops BLOB;
 ";
 
 /// Which file this is.

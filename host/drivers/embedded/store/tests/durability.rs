@@ -130,7 +130,7 @@ async fn a_newer_or_a_foreign_file_is_refused_and_left_alone() {
     conn.pragma_update(None, "user_version", 99).unwrap();
     drop(conn);
     let error = open(Some(&folder.path()), &Config::default(), Arc::new(clock.clone())).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 99, known: 5, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 99, known: 6, .. }), "{error}");
 
     let foreign = folder.0.path().join("foreign.db");
     let conn = rusqlite::Connection::open(&foreign).unwrap();

@@ -163,7 +163,8 @@ pub(super) async fn a_message_arrives_as_it_was_published(setup: &Setup) {
         Message { body: Vec::new().into(), content_type: text("text/plain; charset=\"utf-8\""), ..line.message("") },
         Message { attributes: attributes(limits::ATTRIBUTES_MAX), ..line.message("{\"a\": [1, 2]}") },
         Message { attributes: vec![(text("z"), String::new()), (text("a"), text("\n\t\"\\'"))], ..line.message("x") },
-        Message { ordering_key: Some(text("clé / ключ \u{0}")), ..line.message("ordered") },
+        Message { ordering_key: Some(text("clé / ключ \u{0}")), hops: u8::MAX, ..line.message("ordered") },
+        Message { hops: 7, ..line.message("a plugin's") },
         Message { dedupe_key: Some(random_name("dedupe")), ..line.message("once") },
         Message { body: vec![b'x'; 1024 * 1024].into(), trace: TraceParent::new().child(), ..line.message("") },
     ];

@@ -34,8 +34,9 @@ const MESSAGE_BYTES: usize = 160;
 
 /// Ended leases that are looked at in one transaction.
 const ENDS_MAX: usize = 1000;
-/// Where the messages are in the statements that read them.
+/// Where the messages, and how far each is from a service's, are in the statements that read them.
 const MESSAGES_COLUMN: usize = 0;
+const HOPS_COLUMN: usize = 1;
 
 /// How a message stands on a line, in the file.
 const FRESH: u8 = 0;
@@ -101,9 +102,16 @@ fn store_one(work: &mut Work, gathered: Gathered) -> rusqlite::Result<()> {
     let first = work.ids.take(&work.conn, count)?;
     work.conn
         .prepare_cached(
-            "INSERT INTO bundles (first, last, at_ms, published_at_ms, messages) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO bundles (first, last, at_ms, published_at_ms, messages, hops) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
-        .execute(params![first, first + count - 1, at_ms, int(oldest.published_at_ms), encode(&messages)?])?;
+        .execute(params![
+            first,
+            first + count - 1,
+            at_ms,
+            int(oldest.published_at_ms),
+            encode(&messages)?,
+            hops(&messages)
+        ])?;
     for line in lines.iter() {
         work.conn
             .prepare_cached("INSERT INTO bundle_deliveries (subscription, first, remaining) VALUES (?1, ?2, ?3)")?
@@ -145,11 +153,11 @@ pub(crate) fn oldest(work: &Work, line: i64) -> rusqlite::Result<Option<(i64, Ti
 /// A message that has a delivery of its own and is in its bundle still.
 pub(crate) fn message(conn: &Connection, seq: i64, topic: &Topic) -> rusqlite::Result<Message> {
     let mut select =
-        conn.prepare_cached("SELECT messages, first FROM bundles WHERE first <= ?1 ORDER BY first DESC LIMIT 1")?;
+        conn.prepare_cached("SELECT messages, hops, first FROM bundles WHERE first <= ?1 ORDER BY first DESC LIMIT 1")?;
     select.query_row([seq], |row| {
-        let first: i64 = row.get(1)?;
+        let first: i64 = row.get(2)?;
         let index = usize::try_from(seq - first).unwrap_or(usize::MAX);
-        let messages = decode(row.get_ref(MESSAGES_COLUMN)?.as_blob()?, topic)?;
+        let messages = messages(row, topic)?;
         messages.into_iter().nth(index).ok_or(rusqlite::Error::QueryReturnedNoRows)
     })
 }
@@ -158,16 +166,16 @@ pub(crate) fn message(conn: &Connection, seq: i64, topic: &Topic) -> rusqlite::R
 fn load_next(work: &mut Work, line: i64, topic: &Topic) -> rusqlite::Result<bool> {
     let Some(after) = work.opened.more_after(line) else { return Ok(false) };
     let mut select = work.conn.prepare_cached(
-        "SELECT messages, marks, first, at_ms FROM bundle_deliveries JOIN bundles USING (first)
+        "SELECT messages, hops, marks, first, at_ms FROM bundle_deliveries JOIN bundles USING (first)
          WHERE subscription = ?1 AND first > ?2 ORDER BY first LIMIT 1",
     )?;
     let found = select
         .query_row([line, after], |row| {
-            let (first, at_ms): (i64, i64) = (row.get(2)?, row.get(3)?);
-            let marks: Option<Vec<u8>> = row.get(1)?;
-            let messages = decode(row.get_ref(MESSAGES_COLUMN)?.as_blob()?, topic)?;
+            let (first, at_ms): (i64, i64) = (row.get(3)?, row.get(4)?);
+            let marks: Option<Vec<u8>> = row.get(2)?;
+            let messages = messages(row, topic)?;
             if marks.as_ref().is_some_and(|marks| marks.len() != messages.len()) {
-                return Err(unreadable(1, "not a mark for each message"));
+                return Err(unreadable(2, "not a mark for each message"));
             }
             let gone = |index: usize| marks.as_ref().is_some_and(|marks| marks[index] != FRESH);
             let left = |(index, message)| (!gone(index)).then(|| Arc::new(message));
@@ -350,6 +358,26 @@ fn encode(messages: &[Arc<Message>]) -> rusqlite::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A byte for each message, or none where all are services'.
+fn hops(messages: &[Arc<Message>]) -> Option<Vec<u8>> {
+    let any = messages.iter().any(|message| message.hops > 0);
+    any.then(|| messages.iter().map(|message| message.hops).collect())
+}
+
+/// Reads both columns.
+fn messages(row: &rusqlite::Row<'_>, topic: &Topic) -> rusqlite::Result<Vec<Message>> {
+    let mut messages = decode(row.get_ref(MESSAGES_COLUMN)?.as_blob()?, topic)?;
+    if let Some(hops) = row.get_ref(HOPS_COLUMN)?.as_blob_or_null()? {
+        if hops.len() != messages.len() {
+            return Err(unreadable(HOPS_COLUMN, "not a number for each message"));
+        }
+        for (message, hops) in messages.iter_mut().zip(hops) {
+            message.hops = *hops;
+        }
+    }
+    Ok(messages)
+}
+
 fn decode(mut bytes: &[u8], topic: &Topic) -> rusqlite::Result<Vec<Message>> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {
@@ -366,6 +394,7 @@ fn decode(mut bytes: &[u8], topic: &Topic) -> rusqlite::Result<Vec<Message>> {
             not_before_ms,
             dedupe_key: dedupe_key.map(str::to_owned),
             only: None,
+            hops: 0,
             trace: TraceParent::parse(trace).ok_or_else(|| unreadable(MESSAGES_COLUMN, "not a traceparent"))?,
         });
         bytes = rest;
@@ -387,7 +416,8 @@ mod tests {
 
     fn message(body: impl Into<Bytes>) -> Message {
         let attributes = vec![("kind".to_owned(), "späť".to_owned()), (String::from("empty"), String::new())];
-        Message { attributes, ..Message::new("orders".parse().unwrap(), body, 900) }
+        let message = Message::new("orders".parse().unwrap(), body, 900);
+        Message { attributes, hops: message.body.first().map_or(0, |byte| byte % 3), ..message }
     }
 
     async fn publish(store: &Store, messages: Vec<Message>) {
@@ -470,6 +500,9 @@ mod tests {
         assert_eq!(again, [("b".to_owned(), 2), ("c".to_owned(), 1)]);
         let of_second = second.next(9, 1_000).await.unwrap();
         assert_eq!(shown(&of_second), ["a", "b", "c"].map(|body| (body.to_owned(), 1)));
+        for Delivery { message, .. } in of_first.iter().chain(&of_second) {
+            assert_eq!(message.hops, message.body[0] % 3, "read from its bundle");
+        }
         for (line, deliveries) in [(first, of_first), (second, of_second)] {
             for delivery in deliveries {
                 line.settle(delivery.receipt, Settlement::Done).await.unwrap();

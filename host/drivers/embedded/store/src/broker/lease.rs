@@ -9,7 +9,7 @@
 use crate::broker::bundle;
 use crate::broker::opened::Member;
 use crate::broker::settle::Token;
-use crate::row::{int, message, time};
+use crate::row::{MESSAGE_COLUMNS, int, message, time};
 use crate::trouble::Trouble;
 use crate::writer::Work;
 use rusqlite::{OptionalExtension, Row, params};
@@ -167,7 +167,7 @@ const DUE: &str = "SELECT visible_at_ms, seq, attempt, ordering_key FROM deliver
      WHERE subscription = ?1 AND visible_at_ms <= ?2 ORDER BY visible_at_ms, seq LIMIT ?3";
 
 const MESSAGE: &str = "SELECT message_id, content_type, attributes, ?2, published_at_ms, not_before_ms, dedupe_key,
-     only_subscription, trace, body FROM messages WHERE seq = ?1";
+     only_subscription, trace, body, hops FROM messages WHERE seq = ?1";
 
 /// A delivery in a row of its own that is due.
 struct DueRow {
@@ -236,7 +236,7 @@ fn message_of(work: &mut Work, row: &DueRow, topic: &Topic) -> rusqlite::Result<
     if let Some(message) = work.recent.get(row.seq) {
         return Ok(message);
     }
-    let read = |row: &Row<'_>| message(row, 0, topic.clone());
+    let read = |row: &Row<'_>| Ok(Message { hops: row.get(MESSAGE_COLUMNS)?, ..message(row, 0, topic.clone())? });
     let mut select = work.conn.prepare_cached(MESSAGE)?;
     let message = match select.query_row(params![row.seq, row.ordering_key], read).optional()? {
         Some(message) => message,

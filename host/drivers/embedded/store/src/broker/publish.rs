@@ -58,7 +58,7 @@ fn one(work: &mut Work, message: &Arc<Message>) -> rusqlite::Result<Result<Publi
 pub(crate) fn insert_message(conn: &Connection, seq: i64, message: &Message) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT OR IGNORE INTO messages (seq, message_id, content_type, attributes, published_at_ms, not_before_ms,
-         dedupe_key, only_subscription, trace, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         dedupe_key, only_subscription, trace, body, hops) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         seq,
@@ -71,6 +71,7 @@ pub(crate) fn insert_message(conn: &Connection, seq: i64, message: &Message) -> 
         message.only.as_ref().map(sandpost_message::SubscriptionName::as_str),
         message.trace.to_string(),
         &*message.body,
+        message.hops,
     ])?;
     Ok(())
 }
