@@ -419,7 +419,9 @@ pub(crate) mod scratch {
     ) -> Result<Services, BoxError> {
         let of_sql = sandpost_embedded_sql::Config { readers: 1, ..sandpost_embedded_sql::Config::default() };
         let of_documents = sandpost_embedded_documents::Config::default();
-        let store = sandpost_embedded_store::open(None, &sandpost_embedded_store::Config::default(), clock.clone())?;
+        // Nobody waits for what a sample left behind.
+        let of_store = sandpost_embedded_store::Config { close_wait_ms: 100, ..Default::default() };
+        let store = sandpost_embedded_store::open(None, &of_store, clock.clone())?;
         let email = sandpost_embedded_email::open(sandpost_embedded_email::Config::default(), clock.clone())?;
         let mut services = Services {
             store: Arc::new(store),

@@ -79,7 +79,8 @@ fn swap(host: &Host, file: &Path, version: &str) -> f64 {
     host.deploy(file);
     let deadline = Instant::now() + PATIENCE;
     for n in 0_u64.. {
-        // The handler rejects it at once: when it began is what is asked, and a mail each 2 ms would be a load of its own.
+        // The handler rejects it at once: when it began is what is asked, and a mail each 2 ms would be more of a load than
+        // its dead letter is.
         let body = format!(r#"{{"userId":"swap_{version}_{n}"}}"#);
         let request = http::post("/v1/topics/notification-created/messages", body.as_bytes());
         let id = id_of(connection.send(&request).expect("the host answers").1);

@@ -78,7 +78,7 @@ impl Guest {
         Self { asked, ..self }
     }
 
-    /// More of its limits, with the header of their table.
+    /// Limits in place of its own, with the header of their table.
     pub fn limits(self, limits: &'static str) -> Self {
         Self { limits, ..self }
     }

@@ -127,9 +127,9 @@ pub struct CallLimits {
     pub resources_max: usize,
     /// Messages published. Default 100.
     pub publishes_max: u64,
-    /// Messages in a row that each were published by the handler of the one before, counted from the service's: where the
-    /// handled message is the last of them, publishing is `exceeded`. It ends plugins that answer each other, or themselves,
-    /// without end. Default 16; from 256 on there is no bound.
+    /// Messages in a row that were each published by the handler of the one before, counted from the service's: publishing
+    /// while the last of them is handled is `exceeded`. It ends plugins that answer each other, or themselves, without end.
+    /// Default 16; from 256 on there is no bound.
     pub hops_max: u64,
     /// E-mails sent. Default 100.
     pub emails_max: u64,

@@ -282,11 +282,15 @@ impl Grants {
     pub fn missing_for<'a>(&self, imports: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         imports
             .into_iter()
-            .filter_map(|import| match needs(import) {
-                Needs::Nothing => None,
-                Needs::Grant(section) if self.has(section) => None,
-                Needs::Grant(section) => Some(format!("import `{import}` needs a grant in `{section}`")),
-                Needs::Nobody(reason) => Some(format!("import `{import}` is not offered: {reason}")),
+            .filter_map(|import| {
+                // The component's own text.
+                let shown = import.escape_debug();
+                match needs(import) {
+                    Needs::Nothing => None,
+                    Needs::Grant(section) if self.has(section) => None,
+                    Needs::Grant(section) => Some(format!("import `{shown}` needs a grant in `{section}`")),
+                    Needs::Nobody(reason) => Some(format!("import `{shown}` is not offered: {reason}")),
+                }
             })
             .collect()
     }

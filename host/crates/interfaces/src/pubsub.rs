@@ -66,9 +66,12 @@ impl Call {
             topic.parse().map_err(|error: sandpost_message::NameError| CallError::invalid(error.to_string()))?;
         self.scope.grants().may_publish(&topic).map_err(CallError::Denied)?;
         let hops_max = self.scope.limits().hops_max;
-        if self.scope.hops().is_some_and(|hops| u64::from(hops) > hops_max) {
+        if let Some(Attempt { message, .. }) = &self.scope.attempt
+            && u64::from(message.hops) >= hops_max
+        {
             return Err(CallError::exceeded(format!(
-                "the handled message is the last of {hops_max} in a row that handlers published (hops_max)"
+                "handlers published {} messages in a row up to the one that is handled; at most {hops_max} (hops_max)",
+                message.hops
             )));
         }
         let limit = self.scope.limits().publishes_max;
@@ -154,11 +157,6 @@ impl From<PortError> for Unpublished {
 }
 
 impl Scope {
-    /// How far what is published here is from a service's message; none where no message is handled.
-    fn hops(&self) -> Option<u8> {
-        Some(self.attempt.as_ref()?.message.hops.saturating_add(1))
-    }
-
     /// The message as the broker gets it, with its dedupe key.
     fn message(&self, topic: &Topic, outgoing: Outgoing, place: u64) -> Result<Message, CallError> {
         let now_ms = self.ports().clock.now_ms();
@@ -179,8 +177,8 @@ impl Scope {
         };
         if let Some(attempt) = &self.attempt {
             message.trace = attempt.message.trace.child();
+            message.hops = attempt.message.hops.saturating_add(1);
         }
-        message.hops = self.hops().unwrap_or_default();
         Ok(message)
     }
 

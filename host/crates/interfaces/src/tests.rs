@@ -215,8 +215,11 @@ async fn messages_that_handlers_published_follow_each_other_so_far_and_no_furthe
         assert!(answers.len() == 2 && answers.iter().all(|answer| matches!(answer, Err(Error::Exceeded(_)))));
         assert_eq!(world.broker.messages.lock().unwrap().len(), 2, "deduplicates: {deduplicates}");
         // As far as can be counted, and no bound from there on.
-        world.limits.hops_max = 256;
         attempt.message = Arc::new(Message { hops: u8::MAX, ..(*attempt.message).clone() });
+        world.limits.hops_max = 255;
+        let answer = world.call_with(Some(attempt.clone())).publish("audit".into(), outgoing("on")).await.unwrap();
+        assert!(matches!(answer, Err(Error::Exceeded(_))), "{answer:?}");
+        world.limits.hops_max = 256;
         world.call_with(Some(attempt)).publish("audit".into(), outgoing("on")).await.unwrap().unwrap();
         assert_eq!(world.broker.messages.lock().unwrap().last().unwrap().hops, u8::MAX);
     }

@@ -217,7 +217,7 @@ impl Deployer {
             let reason = ArtifactError::TooLarge { limit_bytes }.to_string();
             return Err(Refused { plugin: None, digest: None, step: Step::Read, reason });
         }
-        // Hashing and validating large files takes long enough to hold up whoever shares the thread.
+        // Hashing and reading large files takes long enough to hold up whoever shares the thread.
         let (bytes, digest, manifest, surface) = tokio::task::spawn_blocking(move || {
             let (digest, manifest, surface) = (digest_of(&bytes), manifest::read(&bytes), Surface::of(&bytes));
             (bytes, digest, manifest, surface)

@@ -15,6 +15,11 @@ use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 const HANDLER: &str = "sandpost:plugin/handler@";
 const TEMPLATE: &str = "sandpost:plugin/template@";
 
+/// Imports and exports of a component together; Python's have some thirty. They are listed, and refused by name.
+const NAMES_MAX: usize = 1000;
+/// Bytes of one of those names.
+const NAME_MAX_BYTES: usize = 1024;
+
 /// What `sandpost explain` shows.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Explanation {
@@ -110,7 +115,17 @@ pub(crate) struct Surface {
 impl Surface {
     /// Reads it. Whether what lies between is valid is for whoever compiles it, and takes longer.
     pub(crate) fn of(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let (mut exports, mut imports, mut depth) = (Vec::new(), Vec::new(), 0_usize);
+        let (mut exports, mut imports, mut depth, mut names) = (Vec::new(), Vec::new(), 0_usize, 0);
+        let mut name = |name: &str| {
+            names += 1;
+            let (long, many) = (name.len() > NAME_MAX_BYTES, names > NAMES_MAX);
+            let why = match (long, many) {
+                (true, _) => format!("the name of an import or export is over {NAME_MAX_BYTES} bytes"),
+                (_, true) => format!("it has more than {NAMES_MAX} imports and exports"),
+                _ => return Ok(name.to_owned()),
+            };
+            Err(ManifestError::NotComponent(why))
+        };
         for payload in Parser::new(0).parse_all(bytes) {
             match payload.map_err(broken)? {
                 Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
@@ -122,12 +137,12 @@ impl Surface {
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(section) if depth == 0 => {
                     for import in section {
-                        imports.push(import.map_err(broken)?.name.name.to_owned());
+                        imports.push(name(import.map_err(broken)?.name.name)?);
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 0 => {
                     for export in section {
-                        exports.push(export.map_err(broken)?.name.name.to_owned());
+                        exports.push(name(export.map_err(broken)?.name.name)?);
                     }
                 }
                 _ => {}

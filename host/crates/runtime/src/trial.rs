@@ -7,8 +7,8 @@
 
 use crate::manifest::{Expected, Given, Sample};
 use crate::version::Version;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt as _, StreamExt as _};
 use sandpost_interfaces::bindings::{RenderError, Request};
 use sandpost_interfaces::{Context, Grants, Ports, Templates};
 use sandpost_message::{Outcome, PluginName, SubscriptionName, Verdict};
@@ -25,8 +25,8 @@ const TEMPLATES_MAX: usize = 256;
 const LOCALES_MAX: usize = 64;
 /// Bytes of a template's name.
 const TEMPLATE_NAME_MAX_BYTES: usize = 128;
-/// Samples tried side by side: each has services of its own, and waits for them more than it computes.
-const SAMPLES_AT_ONCE: usize = 4;
+/// Samples whose services are made at the same time, while an earlier one is tried. Making them takes longer than trying.
+const OPENED_AHEAD: usize = 2;
 /// On whose behalf samples are handled.
 const SUBSCRIPTION: &str = "trial-of-samples";
 /// The retry budget that a sample is told of; it is tried once.
@@ -64,18 +64,20 @@ pub(crate) async fn run<'a>(
     version.start().await.map_err(|fault| format!("does not start: {fault}"))?;
     let templates = if version.program.template.is_some() { templates(version).await? } else { Vec::new() };
     if version.program.handler.is_some() {
-        let tried = |(number, sample): (usize, &'a Sample)| {
-            async move {
-                let tried = handler(version, sample, scratch, live, clock).await;
-                tried.map_err(|reason| format!("sample {number} (`{}`): {reason}", sample.topic))
-            }
-            .boxed()
-        };
-        let tried: Vec<BoxFuture<'a, _>> = (1..).zip(samples).map(tried).collect();
-        // In their order, so that the first that fails is the one that is named.
-        let mut tried = futures_util::stream::iter(tried).buffered(SAMPLES_AT_ONCE);
-        while let Some(result) = tried.next().await {
-            result?;
+        let own = &version.context;
+        let opening: Vec<BoxFuture<'a, _>> = samples
+            .iter()
+            .map(|sample| {
+                let (plugin, grants) = (&own.identity.plugin, &own.grants);
+                scratch.open(Scratch { plugin, grants, cache_scope: &own.cache_scope, given: &sample.given })
+            })
+            .collect();
+        // One guest at a time: they have the places of those that serve.
+        let mut opened = futures_util::stream::iter(opening).buffered(OPENED_AHEAD);
+        for (number, sample) in (1..).zip(samples) {
+            let ports = opened.next().await.unwrap_or_else(|| Err(PortError::invalid("nothing was made")));
+            let tried = handler(version, sample, ports, live, clock).await;
+            tried.map_err(|reason| format!("sample {number} (`{}`): {reason}", sample.topic))?;
         }
     } else if !samples.is_empty() {
         return Err("has samples of messages, but exports no handler".to_owned());
@@ -128,20 +130,12 @@ async fn templates(version: &Version) -> Result<Vec<String>, String> {
 async fn handler(
     version: &Version,
     sample: &Sample,
-    scratch: &dyn ScratchPorts,
+    ports: Result<Arc<Ports>, PortError>,
     live: &Arc<dyn Templates>,
     clock: &dyn Clock,
 ) -> Result<(), String> {
     let own = &version.context;
-    let ports = scratch
-        .open(Scratch {
-            plugin: &own.identity.plugin,
-            grants: &own.grants,
-            cache_scope: &own.cache_scope,
-            given: &sample.given,
-        })
-        .await
-        .map_err(|error| format!("what it is given cannot be made: {}", chain(&error)))?;
+    let ports = ports.map_err(|error| format!("what it is given cannot be made: {}", chain(&error)))?;
     let context = Arc::new(Context {
         identity: own.identity.clone(),
         grants: own.grants.clone(),

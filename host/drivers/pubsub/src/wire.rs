@@ -181,6 +181,7 @@ mod tests {
             (PUBLISHED_AT, "-1"),
             (NOT_BEFORE, "soon"),
             (ONLY, "?"),
+            (HOPS, "300"),
             (CONTENT_TYPE, ""),
             (ORDER, "0,0,9"),
             ("x", "1"),
@@ -188,6 +189,7 @@ mod tests {
         let message = decode(&topic(), carried, 42);
         assert_eq!((message.id.as_str(), message.published_at_ms, message.not_before_ms), ("7", 42, 0));
         assert_eq!((message.only.clone(), message.content_type.as_str()), (None, "application/json"));
+        assert_eq!(message.hops, 0);
         assert_eq!(message.attributes, [("x".to_owned(), "1".to_owned())]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::calls::with_wasi;
 use crate::testing::*;
-use crate::{Deployed, Step, explain};
+use crate::{Deployed, EngineConfig, Step, explain};
 use sandpost_interfaces::Grants;
 use sandpost_message::{Outcome, Verdict};
 use sandpost_ports::plugins::Plugins;
@@ -136,6 +136,25 @@ async fn samples_have_to_end_as_they_say() {
     let manifest = format!("{}[[samples.given.sql]]\nconnection = \"main\"\nscript = \"select 1\"\n", sample("ack"));
     let (_, reason) = refused(handler_plugin("guest", "1.0.0", &handler("", ACK, ""), &manifest)).await;
     assert!(reason.contains("what it is given cannot be made"), "{reason}");
+}
+
+#[tokio::test]
+async fn samples_are_tried_in_their_order_and_one_at_a_time() {
+    let sample = |expect: &str, more: &str| {
+        format!("[[samples]]\ntopic = \"orders\"\nbody = \"\"\nexpect = \"{expect}\"\n{more}")
+    };
+    let unmade = "[[samples.given.sql]]\nconnection = \"main\"\nscript = \"select 1\"\n";
+    let trying = |samples: &[String]| handler_plugin("guest", "1.0.0", &handler("", ACK, ""), &samples.concat());
+
+    let (_, reason) = refused(trying(&[sample("retry", ""), sample("ack", unmade), sample("retry", "")])).await;
+    assert_eq!(reason, "sample 1 (`orders`): expected retry, got ack");
+    let (_, reason) = refused(trying(&[sample("ack", ""), sample("ack", ""), sample("ack", unmade)])).await;
+    assert!(reason.starts_with("sample 3 (`orders`): what it is given cannot be made"), "{reason}");
+
+    // The one place that there is, each after the other.
+    let engine = EngineConfig { instances_max: 1, ..Setup::default().engine };
+    let host = Setup { engine, ..Setup::default() }.host();
+    host.deploy(trying(&vec![sample("ack", ""); 8])).await.unwrap();
 }
 
 #[tokio::test]
@@ -275,4 +294,17 @@ fn a_component_is_explained_without_running_it() {
     let bare = component(&module, "handler-plugin", &[]);
     assert_eq!(explain(&bare, None).unwrap().problems.len(), 1);
     assert!(explain(b"no", None).is_err());
+
+    // Names of a component that was made to be long, in the text and in number.
+    let importing = |names: &[String]| {
+        let imports: String = names.iter().map(|name| format!("(import \"{name}\" (func))")).collect();
+        explain(&wat::parse_str(format!("(component {imports})")).unwrap(), None)
+            .map(|explained| explained.imports.len())
+    };
+    let name = |n: usize| format!("n{n}");
+    assert_eq!(importing(&(0..1000).map(name).collect::<Vec<_>>()).unwrap(), 1000);
+    let error = importing(&(0..1001).map(name).collect::<Vec<_>>()).unwrap_err();
+    assert!(error.to_string().contains("more than 1000 imports and exports"), "{error}");
+    let error = importing(&["n".repeat(1025)]).unwrap_err();
+    assert!(error.to_string().contains("over 1024 bytes"), "{error}");
 }

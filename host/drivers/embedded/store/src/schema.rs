@@ -234,7 +234,7 @@ CREATE TABLE bundle_deliveries (
 ) WITHOUT ROWID;
 ";
 
-/// How many handlers' publishes lead to a message.
+/// How many handlers' publishes lead to a message. It comes after what is large, and is read only together with it.
 const SIXTH: &str = "
 ALTER TABLE messages ADD COLUMN hops INTEGER NOT NULL DEFAULT 0;
 
@@ -293,6 +293,6 @@ pub(crate) fn fill(empty: &mut Connection) -> rusqlite::Result<()> {
             none.insert(made)
         }
     };
-    // All pages in one step: nobody else has either of the two.
+    // All pages in one step: nobody else has either of the two. Were it cut short, the other would be empty still, and migrated.
     Backup::new(migrated, empty)?.step(-1).map(drop)
 }

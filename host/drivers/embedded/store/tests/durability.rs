@@ -63,7 +63,7 @@ async fn a_restart_goes_on_where_the_last_run_stopped() {
     let (folder, clock) = (Folder::new(), ManualClock::at(NOW_MS));
     let store = at(&folder.path(), &clock);
     let subscription = store.subscribe(&name(), &topic()).await.unwrap();
-    let keyed = |body: &str| Message { ordering_key: Some("k".to_owned()), ..message(body) };
+    let keyed = |body: &str| Message { ordering_key: Some("k".to_owned()), hops: 3, ..message(body) };
     publish(&store, message("settled")).await.unwrap();
     publish(&store, message("leased")).await.unwrap();
     publish(&store, keyed("first of its key")).await.unwrap();
@@ -87,6 +87,7 @@ async fn a_restart_goes_on_where_the_last_run_stopped() {
     let mut seen = Vec::new();
     for _ in 0..4 {
         let delivery = next(&subscription).await;
+        assert_eq!(delivery.message.hops, if delivery.message.ordering_key.is_some() { 3 } else { 0 });
         seen.push((String::from_utf8(delivery.message.body.to_vec()).unwrap(), delivery.attempt));
         if delivery.message.body == "leased" {
             // A receipt of the last run fits nothing of this one.
