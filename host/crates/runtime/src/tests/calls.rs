@@ -200,7 +200,7 @@ async fn a_spinning_guest_does_not_hold_up_another_on_the_same_thread() {
     setup.engine.threads = 1;
     let host = setup.host();
     let spin = handler("", "(loop $again (br $again)) unreachable", "");
-    let manifest = "[limits]\ncpu_max_ms = 3000\ndeadline_ms = 30000\n";
+    let manifest = "[limits]\ncpu_max_ms = 3000\ndeadline_ms = 60000\n";
     host.deploy(handler_plugin("spinner", "1.0.0", &spin, manifest)).await.unwrap();
     host.deploy(versioned("quick", "1.0.0")).await.unwrap();
     let spinning = tokio::spawn({
