@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Swaps of each kind; the median is the figure.
-const ROUNDS: usize = 5;
+/// Swaps of each kind; the median is the figure. The p99 of others needs some hundred messages.
+const ROUNDS: usize = 15;
 /// Between two messages that look for the new version.
 const PROBE: Duration = Duration::from_millis(2);
 /// Between two messages of the topic beside.

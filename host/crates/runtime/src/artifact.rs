@@ -8,7 +8,8 @@
 //!   0700, files 0600. A file that belongs to somebody else, or that others may write, is not loaded; one that is cut,
 //!   changed, or of another engine is compiled anew. This guards against accidents and other users, not against
 //!   somebody who already acts as the host's user.
-//! - Files appear whole or not at all: written beside their place, synced, renamed.
+//! - Files appear whole or not at all: written beside their place and renamed. A plugin's bytes are synced before. What was
+//!   compiled is not, because that holds up whoever else syncs: cut by a power cut, it is found out and compiled anew.
 //! - Bytes that do not have the digest they are kept under are not used.
 //!
 //! Not here: what the bytes may do (`deploy`).
@@ -96,7 +97,10 @@ impl Artifacts {
         if std::fs::metadata(&path).is_ok_and(|kept| kept.len() == bytes.len() as u64) {
             return Ok(());
         }
-        self.write(&path, &[bytes])
+        let file = self.write(&[bytes])?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
     }
 
     /// The bytes that are kept under this digest; none where there are none, or they do not have it.
@@ -115,14 +119,15 @@ impl Artifacts {
             return Ok(component);
         }
         let since = Instant::now();
-        let component = Component::new(self.engine.wasmtime(), bytes)
-            .map_err(|error| ArtifactError::Compile(one_line(&format!("{error:#}"))))?;
+        let component =
+            self.engine.compile(bytes).map_err(|error| ArtifactError::Compile(one_line(&format!("{error:#}"))))?;
         events::Compiled { digest: digest.short(), size_bytes: bytes.len() as u64, duration: since.elapsed() }.emit();
         // Without the file the next start takes longer; the deployment goes on.
         let kept = component.serialize().map_err(|error| error.to_string()).and_then(|code| {
             let header =
                 [MAGIC.as_slice(), &(code.len() as u64).to_le_bytes(), Sha256::digest(&code).as_slice()].concat();
-            self.write(&self.compiled_path(digest), &[&header, &code]).map_err(|error| error.to_string())
+            let file = self.write(&[&header, &code]).map_err(|error| error.to_string())?;
+            file.persist(self.compiled_path(digest)).map(drop).map_err(|error| error.to_string())
         });
         if let Err(error) = kept {
             events::CompiledNotKept { digest: digest.short(), error: &error }.emit();
@@ -175,15 +180,14 @@ impl Artifacts {
         self.folder.join(format!("{digest}-{}.cwasm", self.compatibility))
     }
 
-    fn write(&self, path: &Path, parts: &[&[u8]]) -> Result<(), ArtifactError> {
+    /// Beside its place.
+    fn write(&self, parts: &[&[u8]]) -> io::Result<tempfile::NamedTempFile> {
         // tempfile makes it 0600.
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         for part in parts {
             file.write_all(part)?;
         }
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        Ok(file)
     }
 }
 

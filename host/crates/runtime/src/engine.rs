@@ -11,6 +11,7 @@
 //! - An attempt that runs on those threads too ([`Engine::threads`]) calls its guest in place: handing every message over
 //!   to another thread and back costs more than running it.
 //! - Epochs advance every [`TICK`]; a guest that computes gives its thread away at each.
+//! - Compiling stands behind quick guests too, on threads of its own: a swap is not felt by those that serve.
 //! - A guest that computed for longer than [`QUICK`] goes on among the long ones, on threads of their own and of lower
 //!   priority: however many compute without end, the quick ones wait behind none of them.
 //! - At most `instances_max` calls are at work, and beside them a share for templates that they render: a call that
@@ -31,7 +32,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// How often guests are interrupted. Long enough to cost nothing, short enough that sharing a thread is not felt: a quick
@@ -44,8 +45,10 @@ pub(crate) const QUICK: Duration = TICK;
 /// How much further back long guests stand in the system's queue for a processor, from 0 to 19. At 19 a thread gets a
 /// seventieth of what a quick one gets where both want all of it, and all of it where nobody else wants it. Linux has a class
 /// below (`SCHED_IDLE`), but a thread in it that holds a lock of the host's would wait for ever on a busy machine.
-#[cfg(target_os = "linux")]
 const LONG_NICE: i32 = 19;
+/// The same of the compiler, which would else take every processor for a fifth of a second: a third of what a quick guest gets.
+/// Further back, a swap on a machine that is full would take very long.
+const COMPILE_NICE: i32 = 5;
 
 /// Linear memory that a slot keeps between two calls, where the page map can be scanned. Measured: over it resets are
 /// system calls again, and two threads are no faster than one.
@@ -110,6 +113,9 @@ pub enum EngineError {
     /// A thread could not be started.
     #[error("the guest threads do not start")]
     Threads(#[source] std::io::Error),
+    /// A thread of the compiler could not be started.
+    #[error("the compiler's threads do not start")]
+    Compilers(#[source] rayon::ThreadPoolBuildError),
 }
 
 /// One a host. Guests at work keep it alive, each until its deadline at most; then its threads end.
@@ -121,6 +127,7 @@ pub struct Engine {
     renders: Arc<Semaphore>,
     io: Handle,
     guests: Option<Lanes>,
+    compilers: rayon::ThreadPool,
     _ticker: Ticker,
 }
 
@@ -186,8 +193,16 @@ impl Engine {
                 .on_thread_start(|| QUICK_THREAD.set(true))
                 .build()
                 .map_err(EngineError::Threads)?,
-            long: threads(&config, "sandpost-long").on_thread_start(step_back).build().map_err(EngineError::Threads)?,
+            long: threads(&config, "sandpost-long")
+                .on_thread_start(|| step_back(LONG_NICE))
+                .build()
+                .map_err(EngineError::Threads)?,
         };
+        let compilers = rayon::ThreadPoolBuilder::new()
+            .thread_name(|n| format!("sandpost-compile-{n}"))
+            .start_handler(|_| step_back(COMPILE_NICE))
+            .build()
+            .map_err(EngineError::Compilers)?;
         let ticker = Ticker::start(wasmtime.weak()).map_err(EngineError::Threads)?;
         Ok(Self {
             wasmtime,
@@ -197,6 +212,7 @@ impl Engine {
             config,
             io,
             guests: Some(guests),
+            compilers,
             _ticker: ticker,
         })
     }
@@ -208,6 +224,11 @@ impl Engine {
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.wasmtime
+    }
+
+    /// Compiles a component, on all processors as far as others leave them. Blocks until it is done.
+    pub(crate) fn compile(&self, bytes: &[u8]) -> wasmtime::Result<Component> {
+        self.compilers.install(|| Component::new(&self.wasmtime, bytes))
     }
 
     pub(crate) fn linker(&self) -> &Linker<Guest> {
@@ -282,11 +303,13 @@ fn threads(config: &EngineConfig, name: &str) -> Builder {
     threads
 }
 
-/// Puts this thread behind the others. Where the system does not let it, the long ones are as quick as the others.
-fn step_back() {
+/// Puts this thread so far behind the others. Where the system does not let it, it is as quick as they are.
+fn step_back(nice: i32) {
     // Linux alone does this for one thread.
     #[cfg(target_os = "linux")]
-    rustix::process::setpriority_process(None, LONG_NICE).unwrap_or_default();
+    rustix::process::setpriority_process(None, nice).unwrap_or_default();
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
 }
 
 fn wasmtime_config(config: &EngineConfig, slots: usize) -> Config {
