@@ -58,7 +58,7 @@ pub struct Explanation {
 /// Explains a component. `given` is what the operator grants; where it is none, all that it asks for is taken as granted.
 pub fn explain(bytes: &[u8], given: Option<&Grants>) -> Result<Explanation, ManifestError> {
     let surface = Surface::of(bytes)?;
-    Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).map_err(broken)?;
+    Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).map_err(|error| broken(&error))?;
     let mut problems = Vec::new();
     let manifest = manifest::read(bytes).map_err(|error| problems.push(error.to_string())).ok();
     if !surface.handler && !surface.template {
@@ -99,7 +99,7 @@ pub(crate) fn missing(surface: &Surface, requested: &Grants, given: &Grants) -> 
     missing
 }
 
-fn broken(error: wasmparser::BinaryReaderError) -> ManifestError {
+fn broken(error: &wasmparser::BinaryReaderError) -> ManifestError {
     ManifestError::NotComponent(crate::artifact::one_line(&error.to_string()))
 }
 
@@ -127,7 +127,7 @@ impl Surface {
             Err(ManifestError::NotComponent(why))
         };
         for payload in Parser::new(0).parse_all(bytes) {
-            match payload.map_err(broken)? {
+            match payload.map_err(|error| broken(&error))? {
                 Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
                     return Err(ManifestError::NotComponent(
                         "it is a core module; turn it into a component first".to_owned(),
@@ -137,12 +137,12 @@ impl Surface {
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(section) if depth == 0 => {
                     for import in section {
-                        imports.push(name(import.map_err(broken)?.name.name)?);
+                        imports.push(name(import.map_err(|error| broken(&error))?.name.name)?);
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 0 => {
                     for export in section {
-                        exports.push(name(export.map_err(broken)?.name.name)?);
+                        exports.push(name(export.map_err(|error| broken(&error))?.name.name)?);
                     }
                 }
                 _ => {}

@@ -297,7 +297,8 @@ fn a_component_is_explained_without_running_it() {
 
     // Names of a component that was made to be long, in the text and in number.
     let importing = |names: &[String]| {
-        let imports: String = names.iter().map(|name| format!("(import \"{name}\" (func))")).collect();
+        let imports: Vec<String> = names.iter().map(|name| format!("(import \"{name}\" (func))")).collect();
+        let imports = imports.concat();
         explain(&wat::parse_str(format!("(component {imports})")).unwrap(), None)
             .map(|explained| explained.imports.len())
     };

@@ -197,13 +197,12 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 
 fn connect(path: Option<&Path>, config: &Config) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = match path {
-        Some(path) => Connection::open_with_flags(path, flags)?,
-        None => {
-            let mut conn = Connection::open_in_memory_with_flags(flags)?;
-            schema::fill(&mut conn)?;
-            conn
-        }
+    let conn = if let Some(path) = path {
+        Connection::open_with_flags(path, flags)?
+    } else {
+        let mut conn = Connection::open_in_memory_with_flags(flags)?;
+        schema::fill(&mut conn)?;
+        conn
     };
     settle_in(&conn)?;
     // Before anything is written, so that a foreign file is left as it was found.
