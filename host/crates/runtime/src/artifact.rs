@@ -8,8 +8,9 @@
 //!   0700, files 0600. A file that belongs to somebody else, or that others may write, is not loaded; one that is cut,
 //!   changed, or of another engine is compiled anew. This guards against accidents and other users, not against
 //!   somebody who already acts as the host's user.
-//! - Files appear whole or not at all: written beside their place and renamed. A plugin's bytes are synced before. What was
-//!   compiled is not, because that holds up whoever else syncs: cut by a power cut, it is found out and compiled anew.
+//! - Files appear whole or not at all to whoever looks: written beside their place and renamed. A plugin's bytes are synced
+//!   before, and are whole after a power cut too. What was compiled is not, because that holds up whoever else syncs: cut, it is
+//!   found out and compiled anew.
 //! - Bytes that do not have the digest they are kept under are not used.
 //!
 //! Not here: what the bytes may do (`deploy`).

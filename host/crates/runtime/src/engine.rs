@@ -11,7 +11,7 @@
 //! - An attempt that runs on those threads too ([`Engine::threads`]) calls its guest in place: handing every message over
 //!   to another thread and back costs more than running it.
 //! - Epochs advance every [`TICK`]; a guest that computes gives its thread away at each.
-//! - Compiling stands behind quick guests too, on threads of its own: a swap is not felt by those that serve.
+//! - Compiling stands behind quick guests too, on threads of its own: a swap is little felt by those that serve.
 //! - A guest that computed for longer than [`QUICK`] goes on among the long ones, on threads of their own and of lower
 //!   priority: however many compute without end, the quick ones wait behind none of them.
 //! - At most `instances_max` calls are at work, and beside them a share for templates that they render: a call that

@@ -25,7 +25,7 @@ const TEMPLATES_MAX: usize = 256;
 const LOCALES_MAX: usize = 64;
 /// Bytes of a template's name.
 const TEMPLATE_NAME_MAX_BYTES: usize = 128;
-/// Samples whose services are made at the same time, while an earlier one is tried. Making them takes longer than trying.
+/// Samples whose stores are opened at the same time, while an earlier one is tried. Opening them takes longer than trying.
 const OPENED_AHEAD: usize = 2;
 /// On whose behalf samples are handled.
 const SUBSCRIPTION: &str = "trial-of-samples";
