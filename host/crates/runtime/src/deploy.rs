@@ -15,6 +15,7 @@ use crate::artifact::{ArtifactError, Artifacts, digest_of};
 use crate::explain::{NO_EXPORT, Surface, missing};
 use crate::instance::Program;
 use crate::manifest::{self, Manifest};
+use crate::pace::Pace;
 use crate::plugins::Registry;
 use crate::trial::{self, ScratchPorts};
 use crate::version::Version;
@@ -476,7 +477,7 @@ fn compile(artifacts: &Artifacts, digest: &Digest, surface: &Surface, bytes: &[u
     let pre = artifacts.engine().linker().instantiate_pre(&component).map_err(contract)?;
     let handler = surface.handler.then(|| HandlerPluginIndices::new(&pre)).transpose().map_err(contract)?;
     let template = surface.template.then(|| TemplatePluginIndices::new(&pre)).transpose().map_err(contract)?;
-    Ok(Program { pre, handler, template })
+    Ok(Program { pre, handler, template, handling: Pace::default(), rendering: Pace::default() })
 }
 
 fn bounded(mut reason: String) -> String {

@@ -1,8 +1,9 @@
 //! One call of one guest: a fresh instance, its limits, and how it ended.
 //!
 //! The guest runs where it is called from, if that is one of the threads for quick guests, and is a task there otherwise;
-//! once it has computed for longer than most, it is a task on the threads for long ones. Its deadline is a timer of the I/O
-//! runtime around it, so that even then what the call left behind is known.
+//! once it has computed for longer than most, it is a task on the threads for long ones, and where its version is known for
+//! that (`pace`) it begins there. Its deadline is a timer of the I/O runtime around it, so that even then what the call left
+//! behind is known.
 //!
 //! Invariants
 //! - One instance, one call: nothing of it is used again.
@@ -18,6 +19,7 @@
 use crate::Limits;
 use crate::engine::{self, Engine, Purpose, QUICK};
 use crate::guest::{Capture, CpuMeter, Guest, Output};
+use crate::pace::Pace;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sandpost_interfaces::bindings::{HandlerPluginIndices, TemplatePluginIndices};
@@ -56,6 +58,19 @@ pub(crate) struct Program {
     pub(crate) pre: InstancePre<Guest>,
     pub(crate) handler: Option<HandlerPluginIndices>,
     pub(crate) template: Option<TemplatePluginIndices>,
+    /// Of calls with messages.
+    pub(crate) handling: Pace,
+    /// Of calls of templates, which may be of another kind in the same plugin.
+    pub(crate) rendering: Pace,
+}
+
+impl Program {
+    fn pace(&self, purpose: Purpose) -> &Pace {
+        match purpose {
+            Purpose::Handle => &self.handling,
+            Purpose::Render => &self.rendering,
+        }
+    }
 }
 
 /// What one call needs beside the program.
@@ -103,28 +118,40 @@ pub(crate) async fn run<R: Send + 'static>(
         return Fault::new(FaultKind::Stopped, "the engine has stopped").into();
     };
     let deadline = plan.deadline;
+    let pace = program.pace(plan.purpose);
     let output = Output::new(plan.limits.output_max_bytes);
     let meter = CpuMeter::new();
     let guest = Contained::new(engine.io().clone(), meter.clone(), {
-        let (engine, program, output, context) =
-            (engine.clone(), program.clone(), output.clone(), plan.context.clone());
+        let (engine, program, output, context, meter) =
+            (engine.clone(), program.clone(), output.clone(), plan.context.clone(), meter.clone());
         async move {
             let ended = inside(&engine, &program, plan, context, output, meter, work).await;
             drop(slot);
             ended
         }
     });
-    let first = FirstSlice(Some(guest));
     let running = async {
-        let slice = if engine::is_quick_thread() {
-            AssertUnwindSafe(first).catch_unwind().await.map_err(|_panic| Lost::Panicked)?
+        let begins_long = pace.is_long();
+        let guest = if begins_long {
+            guest
         } else {
-            EndOnDrop(quick.spawn(first.in_current_span())).await?
+            let first = FirstSlice(Some(guest));
+            let slice = if engine::is_quick_thread() {
+                AssertUnwindSafe(first).catch_unwind().await.map_err(|_panic| Lost::Panicked)?
+            } else {
+                EndOnDrop(quick.spawn(first.in_current_span())).await?
+            };
+            pace.note(meter.spent());
+            match slice {
+                Slice::Ended(ended) => return Ok(ended),
+                Slice::Longer(guest) => guest,
+            }
         };
-        match slice {
-            Slice::Ended(ended) => Ok(ended),
-            Slice::Longer(guest) => Ok(EndOnDrop(long.spawn(guest.in_current_span())).await?),
+        let ended = EndOnDrop(long.spawn(guest.in_current_span())).await?;
+        if begins_long {
+            pace.note(meter.spent());
         }
+        Ok(ended)
     };
     match tokio::time::timeout(deadline.saturating_add(GRACE), running).await {
         Ok(Ok(ended)) => ended,

@@ -24,6 +24,7 @@ mod guest;
 mod instance;
 mod limits;
 mod manifest;
+mod pace;
 mod plugins;
 mod trial;
 mod version;

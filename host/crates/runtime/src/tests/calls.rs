@@ -50,14 +50,16 @@ async fn a_stack_that_has_no_end_is_a_trap() {
 
 #[tokio::test]
 async fn an_endless_loop_ends_by_its_own_computing_time() {
-    let (kind, detail) = fault("", "(loop $again (br $again)) unreachable", "", "[limits]\ncpu_max_ms = 50\n").await;
+    let (kind, detail) =
+        fault("", "(loop $again (br $again)) unreachable", "", "[limits]\ncpu_max_ms = 20\ndeadline_ms = 60000\n")
+            .await;
     assert_eq!(kind, FaultKind::Cpu, "{detail}");
     assert!(detail.contains("cpu_max_ms"), "{detail}");
 }
 
 #[tokio::test]
 async fn waiting_for_the_host_ends_at_the_deadline_and_is_not_computing() {
-    let manifest = format!("{MAIL}[limits]\ndeadline_ms = 300\ncpu_max_ms = 100\n");
+    let manifest = format!("{MAIL}[limits]\ndeadline_ms = 1000\ncpu_max_ms = 100\n");
     let (kind, detail) = fault(QUOTA, &format!("(call $quota (i32.const 4096)) {ACK}"), "", &manifest).await;
     assert_eq!(kind, FaultKind::Deadline, "{detail}");
     assert!(detail.contains("deadline_ms"), "{detail}");
@@ -65,7 +67,7 @@ async fn waiting_for_the_host_ends_at_the_deadline_and_is_not_computing() {
 
 #[tokio::test]
 async fn a_loop_within_its_computing_time_still_ends_at_the_deadline() {
-    let limits = "[limits]\ncpu_max_ms = 5000\ndeadline_ms = 100\n";
+    let limits = "[limits]\ncpu_max_ms = 5000\ndeadline_ms = 1000\n";
     let (kind, _) = fault("", "(loop $again (br $again)) unreachable", "", limits).await;
     assert_eq!(kind, FaultKind::Deadline);
 }
@@ -200,7 +202,7 @@ async fn a_spinning_guest_does_not_hold_up_another_on_the_same_thread() {
     setup.engine.threads = 1;
     let host = setup.host();
     let spin = handler("", "(loop $again (br $again)) unreachable", "");
-    let manifest = "[limits]\ncpu_max_ms = 3000\ndeadline_ms = 60000\n";
+    let manifest = "[limits]\ncpu_max_ms = 5000\ndeadline_ms = 60000\n";
     host.deploy(handler_plugin("spinner", "1.0.0", &spin, manifest)).await.unwrap();
     host.deploy(versioned("quick", "1.0.0")).await.unwrap();
     let spinning = tokio::spawn({
@@ -208,13 +210,13 @@ async fn a_spinning_guest_does_not_hold_up_another_on_the_same_thread() {
         async move { spinner.handle(attempt()).await }
     });
     eventually("the spinner is at work", || host.info("spinner").live.unwrap().in_flight == 1).await;
-    // Each costs the spinner a tick or two of its own time: thirty of them fit well into its three seconds.
+    // Each costs the spinner a tick or two of its own time: thirty of them fit well into its five seconds.
     for _ in 0..30 {
         assert!(matches!(host.call("quick").await, Outcome::Verdict(_)));
     }
     assert!(!spinning.is_finished(), "the quick calls had to wait for the spinner's end");
-    let Outcome::Fault(fault) = spinning.await.unwrap() else { panic!("no fault") };
-    assert_eq!(fault.kind, FaultKind::Cpu);
+    // How it would have ended has a test of its own.
+    spinning.abort();
 }
 
 #[tokio::test]
@@ -290,17 +292,37 @@ async fn a_handler_says_how_long_it_can_take() {
     assert!(deadline_ms > 2000 + 1000, "the wait for an instance counts: {deadline_ms}");
 }
 
-#[tokio::test]
-async fn who_computes_for_long_goes_on_where_quick_guests_are_not() {
-    // Asks the host, computes for some ticks, asks again: the host's side runs on the guest's own thread.
-    let body = format!(
-        "(local $left i32) (call $quota (i32.const 4096)) (local.set $left (i32.const 300000000))
+/// Asks the host, computes for some ticks, asks again: the host's side runs on the guest's own thread.
+fn long_between_two_host_calls() -> String {
+    format!(
+        "(local $left i32) (call $quota (i32.const 4096)) (local.set $left (i32.const 20000000))
          (loop $again (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
          (call $quota (i32.const 4096)) {ACK}"
-    );
+    )
+}
+
+#[tokio::test]
+async fn who_computes_for_long_goes_on_where_quick_guests_are_not_and_begins_there_once_it_is_known_for_it() {
     let host = Setup::default().host();
     host.gate.open.add_permits(1000);
     let limits = format!("{MAIL}[limits]\ncpu_max_ms = 5000\ndeadline_ms = 60000\n");
-    assert_eq!(host.outcome(QUOTA, &body, "", &limits).await, Verdict::Ack.into());
-    assert_eq!(*host.gate.threads.lock().unwrap(), ["sandpost-guest", "sandpost-long"]);
+    let module = handler(QUOTA, &long_between_two_host_calls(), "");
+    host.deploy(handler_plugin("guest", "1.0.0", &module, &limits)).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(host.call("guest").await, Verdict::Ack.into());
+    }
+    let (quick, long) = ("sandpost-guest", "sandpost-long");
+    // Where the second call begins depends on whether the trial, on a slow machine, was a long one already.
+    let threads = std::mem::take(&mut *host.gate.threads.lock().unwrap());
+    assert_eq!(
+        (&*threads[0], &*threads[1], &*threads[3], &threads[4..]),
+        (quick, long, long, &[long.to_owned(), long.to_owned()][..])
+    );
+    // Others begin where they always did, and so does the next version.
+    let module = handler(QUOTA, &format!("(call $quota (i32.const 4096)) {ACK}"), "");
+    for name in ["other", "guest"] {
+        host.deploy(handler_plugin(name, "2.0.0", &module, MAIL)).await.unwrap();
+        assert_eq!(host.call(name).await, Verdict::Ack.into());
+    }
+    assert_eq!(*host.gate.threads.lock().unwrap(), [quick, quick]);
 }

@@ -129,7 +129,7 @@ async fn samples_have_to_end_as_they_say() {
     assert!(reason.starts_with("sample 1 (`orders`): expected retry, but it ended with trap"), "{reason}");
 
     let looping = handler("", "(loop $again (br $again)) unreachable", "");
-    let manifest = format!("[limits]\ncpu_max_ms = 30\n{}", sample("ack"));
+    let manifest = format!("[limits]\ncpu_max_ms = 20\ndeadline_ms = 60000\n{}", sample("ack"));
     let (_, reason) = refused(handler_plugin("guest", "1.0.0", &looping, &manifest)).await;
     assert!(reason.contains("ended with cpu"), "{reason}");
 
