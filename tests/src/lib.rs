@@ -41,6 +41,15 @@ fn built(folder: &str, name: &str) -> PathBuf {
     path
 }
 
+/// `scripted` with another deadline than its own, for tests of what comes when it is over.
+pub fn scripted_within(deadline_ms: u64, out: &Path) -> PathBuf {
+    let manifest = repository().join("tests/guests/scripted/plugin.toml");
+    let text = std::fs::read_to_string(manifest).expect("the manifest");
+    let hasty = text.replace("deadline_ms = 20000", &format!("deadline_ms = {deadline_ms}"));
+    assert_ne!(hasty, text, "the manifest's deadline is another");
+    rebuilt(&guest("scripted"), &hasty, out)
+}
+
 /// The same component under another manifest: another version, another digest.
 pub fn rebuilt(source: &Path, manifest: &str, out: &Path) -> PathBuf {
     let folder = tempfile::tempdir().expect("a folder for the manifest");

@@ -1,6 +1,6 @@
 //! Delivery as configured: verdicts, retries, back-off, dead letters and what an operator does with them.
 
-use sandpost_tests::{Host, Setup};
+use sandpost_tests::{Host, Setup, scripted_within};
 use serde_json::{Value, json};
 
 fn steps_with_detail(host: &Host, id: &str) -> Vec<Value> {
@@ -65,11 +65,18 @@ fn a_reject_is_a_dead_letter_at_once() {
 
 #[test]
 fn a_fault_counts_as_a_retry_with_its_name() {
-    let host = Host::start(Setup::scripted(""));
-    for (what, named) in [("trap", "trap"), ("spin", "cpu"), ("exit", "exit"), ("sleep-for-ever", "deadline")] {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hasty = Setup { plugins: vec![scripted_within(500, folder.path())], ..Setup::scripted("") };
+    let (host, hasty) = (Host::start(Setup::scripted("")), Host::start(hasty));
+    for (host, what, named) in [
+        (&host, "trap", "trap"),
+        (&host, "spin", "cpu"),
+        (&host, "exit", "exit"),
+        (&hasty, "sleep-for-ever", "deadline"),
+    ] {
         let id = host.publish("work", &json!({ "do": what }).to_string());
         host.eventually(&format!("{what} is a fault named {named}"), || {
-            let steps = steps_with_detail(&host, &id);
+            let steps = steps_with_detail(host, &id);
             let found = steps.iter().any(|step| {
                 step["step"] == "retry-planned" && step["detail"].as_str().is_some_and(|detail| detail.contains(named))
             });

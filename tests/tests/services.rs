@@ -13,7 +13,7 @@ use sandpost_test_ses::Ses;
 use sandpost_tests::{Host, Setup, services_program};
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -200,6 +200,20 @@ fn notify_with(host: &Host, next: &mut usize, ids: &mut Vec<(String, String)>, i
     }
 }
 
+/// As [`notify`], just before a service is cut off, so that this comes in the middle of work. `in_work` gets what may be
+/// handed over then: whatever was published and has not ended.
+fn notify_before_cut(host: &Host, next: &mut usize, ids: &mut Vec<(String, String)>, in_work: &mut BTreeSet<String>) {
+    // These looks take time, so they come before what shall still be in work.
+    in_work.extend(ids.iter().map(|(id, _)| id.clone()).filter(|id| !has_ended(&host.steps(id))));
+    let before = ids.len();
+    notify(host, next, ids);
+    in_work.extend(ids[before..].iter().map(|(id, _)| id.clone()));
+}
+
+fn has_ended(steps: &[String]) -> bool {
+    steps.iter().any(|step| step == "acknowledged" || step == "dead-lettered")
+}
+
 fn until_ready(host: &Host) {
     host.eventually("the host is ready", || {
         let reply = host.get("/readyz?verbose=1");
@@ -257,13 +271,15 @@ fn each_service_goes_and_comes_and_nothing_is_lost_and_nothing_sent_twice() {
         until_ready(&host);
         notify(&host, &mut next, &mut ids);
     }
+    let mut in_work = BTreeSet::new();
+    notify_before_cut(&host, &mut next, &mut ids, &mut in_work);
     services.ses_proxy.refuse();
     services.ses_proxy.cut();
     until_not_ready(&host, "ses");
     notify(&host, &mut next, &mut ids);
     services.ses_proxy.pass();
     until_ready(&host);
-    notify(&host, &mut next, &mut ids);
+    notify_before_cut(&host, &mut next, &mut ids, &mut in_work);
 
     services.pubsub_proxy.refuse();
     services.pubsub_proxy.cut();
@@ -272,13 +288,13 @@ fn each_service_goes_and_comes_and_nothing_is_lost_and_nothing_sent_twice() {
     until_ready(&host);
     notify(&host, &mut next, &mut ids);
 
-    // What was being handed over when SES went away may have been sent: then the message is held, never sent again.
+    // What was being handed over when SES or Pub/Sub went away may have been sent: then the message is held, never sent
+    // again.
     let mut held = 0;
     for (id, address) in &ids {
         let steps = host.eventually_within(EMULATOR_PATIENCE, &format!("message {id} ends"), || {
             let steps = host.steps(id);
-            let ended = steps.iter().any(|step| step == "acknowledged" || step == "dead-lettered");
-            if ended { Ok(steps) } else { Err(format!("{steps:?}")) }
+            if has_ended(&steps) { Ok(steps) } else { Err(format!("{steps:?}")) }
         });
         let mails = services.mails().get(address).copied().unwrap_or_default();
         if steps.iter().any(|step| step == "dead-lettered") {
@@ -289,7 +305,8 @@ fn each_service_goes_and_comes_and_nothing_is_lost_and_nothing_sent_twice() {
             assert_eq!(mails, 1, "{id}: {steps:?}");
         }
     }
-    assert!(held <= EACH, "{held} messages are held");
+    let at_most = in_work.len();
+    assert!(held <= at_most, "{held} messages are held, and {at_most} were in work when a service went away");
 }
 
 #[test]

@@ -15,7 +15,8 @@ const VIEWER: (&str, &str) = ("authorization", "Bearer secret-of-the-viewer");
 fn setup(redis: &str, program: PathBuf, more: &str) -> Setup {
     // No plugin: what is accepted waits for its handler.
     let config = format!(
-        "[cache]\nkey_prefix = \"vibe:\"\n{more}\n[cache.redis]\nconnect_timeout_ms = 500\nresponse_timeout_ms = 500\n\
+        "[cache]\nkey_prefix = \"vibe:\"\n{more}\n\
+         [cache.redis]\nconnect_timeout_ms = 5000\nresponse_timeout_ms = 5000\n\
          [breaker]\nopen_ms = 200\n\
          [http.tokens.admin]\nrole = \"admin\"\ntoken_from_env = \"ADMIN_TOKEN\"\n\
          [http.tokens.viewer]\nrole = \"viewer\"\ntoken_from_env = \"VIEWER_TOKEN\"\n\

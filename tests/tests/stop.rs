@@ -19,7 +19,7 @@ fn what_does_not_end_within_the_grace_is_handed_back_and_not_counted() {
     let mut setup = Setup::scripted("");
     setup.environment.push(("SHUTDOWN_GRACE_MS".into(), "100".into()));
     let mut host = Host::start(setup);
-    let id = host.publish("work", r#"{"do":"sleep","ms":1500}"#);
+    let id = host.publish("work", r#"{"do":"sleep","ms":5000}"#);
     host.until_step(&id, "started");
     assert!(host.terminate().success());
     host.restart();

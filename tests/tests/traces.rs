@@ -117,6 +117,15 @@ impl Collector {
         })
     }
 
+    /// Waits for the span with this id in a trace.
+    fn until_id(&self, host: &Host, trace: &str, id: &str) -> Got {
+        host.eventually(&format!("the span `{id}` came"), || {
+            let spans = self.spans();
+            let found = spans.iter().find(|span| span.trace == trace && span.id == id);
+            found.cloned().ok_or_else(|| format!("{spans:?}"))
+        })
+    }
+
     fn variables(&self) -> Vec<(String, String)> {
         variables(&self.address.to_string())
     }
@@ -387,12 +396,13 @@ fn the_trace_goes_over_pubsub_as_it_goes_over_the_embedded_broker() {
     });
     // This broker does not know a message by its key: the publish goes by the effects ledger.
     let next = collector.until(&host, TRACE, "process elsewhere", 1).remove(0);
-    let attempt = collector.until(&host, TRACE, "process work", 1).remove(0);
-    let spans = collector.spans();
-    let published = one(&spans, "publish elsewhere");
-    assert_eq!((&published.parent, &next.parent), (&attempt.id, &published.id));
+    // By their ids: a request that was refused has left a publish in this trace too.
+    let published = collector.until_id(&host, TRACE, &next.parent);
+    let attempt = collector.until_id(&host, TRACE, &published.parent);
+    let stored = collector.until_id(&host, TRACE, &attempt.parent);
+    let names = [&published, &attempt, &stored].map(|span| span.name.as_str());
+    assert_eq!(names, ["publish elsewhere", "process work", "publish work"]);
     assert_eq!(published.says("messaging.message.id"), next.says("messaging.message.id"));
-    assert_eq!(attempt.parent, one(&spans, "publish work").id);
 }
 
 #[test]
@@ -442,11 +452,11 @@ fn a_collector_that_is_down_costs_no_message_and_is_said_once() {
     drop(closed);
     let mut setup = Setup::scripted("");
     (setup.program, setup.environment) = (Some(program), variables(&address.to_string()));
+    let began = Instant::now();
+    // Said again after a minute, which a busy machine may need here.
+    let lines_max = || 1 + began.elapsed().as_secs() / 60;
     let mut host = Host::start(setup);
-    let ids: Vec<String> = (0..100).map(|_| host.publish("work", r#"{"do":"ack"}"#)).collect();
-    for id in &ids {
-        host.until_step(id, "acknowledged");
-    }
+    let mut ids = vec![host.publish("work", r#"{"do":"ack"}"#)];
     host.eventually("failures are counted", || {
         let metrics = host.get("/metrics").text;
         let line = metrics.lines().find(|line| line.starts_with("sandpost_span_export_failures_total"));
@@ -454,9 +464,16 @@ fn a_collector_that_is_down_costs_no_message_and_is_said_once() {
         if failures >= 2.0 { Ok(()) } else { Err(format!("{line:?}")) }
     });
     let about = |host: &Host| host.log().into_iter().filter(|line| line["module"] == "traces").collect::<Vec<_>>();
-    let said = about(&host);
-    assert_eq!(said.len(), 1, "{said:?}");
+    let said = host.eventually("the first failure is said", || {
+        let said = about(&host);
+        if said.is_empty() { Err("nothing".to_owned()) } else { Ok(said) }
+    });
+    assert!(said.len() as u64 <= lines_max(), "{said:?}");
     assert_eq!((&said[0]["level"], &said[0]["metadata"]["kind"]), (&"warn".into(), &"unreachable".into()));
+    ids.extend((0..100).map(|_| host.publish("work", r#"{"do":"ack"}"#)));
+    for id in &ids {
+        host.until_step(id, "acknowledged");
+    }
 
     // It comes back: what waited is not lost.
     let collector = Collector::on(TcpListener::bind(address).expect("the same port"), TAKE);
@@ -464,10 +481,19 @@ fn a_collector_that_is_down_costs_no_message_and_is_said_once() {
         let count = collector.spans().iter().filter(|span| span.name == "process work").count();
         if count == ids.len() { Ok(()) } else { Err(format!("{count} of {}", ids.len())) }
     });
+    let lines_max = lines_max();
     assert!(host.terminate().success());
-    let said = about(&host);
-    assert_eq!(said.len(), 2, "{said:?}");
-    assert_eq!(said[1]["message"], "Traces are exported again.");
+    // Another thread reads the log, and may be behind.
+    let said = host.eventually("the return and the stop are said", || {
+        let log = host.log();
+        let is_said = |message: &str| log.iter().any(|line| line["message"] == message);
+        let whole = is_said("Traces are exported again.") && is_said("Stopped.");
+        if whole { Ok(about(&host)) } else { Err("not yet".to_owned()) }
+    });
+    let (last, failing) = said.split_last().expect("a line");
+    assert_eq!(last["message"], "Traces are exported again.");
+    assert!(failing.iter().all(|line| line["level"] == "warn"), "{said:?}");
+    assert!((1..=lines_max).contains(&(failing.len() as u64)), "{said:?}");
 }
 
 #[test]

@@ -5,9 +5,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How much over the rate one second may be: a short burst is let through, as at the service.
-const BURST: f64 = 1.2;
-
 /// Everything.
 #[derive(Default)]
 pub(crate) struct State {
@@ -31,6 +28,8 @@ pub struct Account {
     pub max_send_rate: f64,
     /// Whether going faster is refused.
     pub rate_is_enforced: bool,
+    /// How many times the rate one second may have: a short burst is let through, as at the service. Default 1.2.
+    pub burst: f64,
     /// In the last 24 hours; goes up with each mail.
     pub sent_last_24_hours: f64,
     /// Out of the sandbox.
@@ -57,6 +56,7 @@ impl Default for Account {
             max_24_hour_send: 50_000.0,
             max_send_rate: 1_000.0,
             rate_is_enforced: false,
+            burst: 1.2,
             sent_last_24_hours: 0.0,
             production_access_enabled: true,
             sending_enabled: true,
@@ -155,7 +155,8 @@ impl State {
             self.taken.pop_front();
         }
         let in_the_second: f64 = self.taken.iter().map(|(_, count)| count).sum();
-        if self.account.rate_is_enforced && in_the_second + recipients > self.account.max_send_rate * BURST {
+        let most = self.account.max_send_rate * self.account.burst;
+        if self.account.rate_is_enforced && in_the_second + recipients > most {
             return false;
         }
         self.taken.push_back((now, recipients));

@@ -20,7 +20,7 @@ use table::{End, Guest, guests, source};
 const GRACE_MS: u64 = 1000 + 1500;
 /// A deployment that is refused is refused within this: the look at the folder, compiling, the guest's own limits in the
 /// trial, all other refused files before it.
-const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+const REFUSED_WITHIN: Duration = Duration::from_secs(120);
 /// What the process may be larger after the second series than after the first: the allocator's own keeping, and what the
 /// logs and caches of a young process still take.
 const MEMORY_MARGIN_BYTES: u64 = 24 << 20;

@@ -76,10 +76,13 @@ async fn a_server_that_is_down_is_unavailable_until_it_comes() {
 async fn a_reset_in_the_middle_leaves_a_write_unknown_and_a_read_unavailable_or_done() {
     let Some(server) = sandpost_services::mongo() else { return };
     let (proxy, documents) = behind_a_proxy(&server);
+    // Past the proxy, which holds its answers: sees when the request has gone through.
+    let direct = open(&config(&server.url())).unwrap();
     insert(&documents, "before").await.unwrap();
+    until("it is seen", async || count(&direct, "before").await == Ok(1)).await;
     proxy.hold_answers();
     let (outcome, ()) = tokio::join!(insert(&documents, "cut"), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until("the request went through", async || count(&direct, "cut").await == Ok(1)).await;
         proxy.cut();
         proxy.pass();
     });

@@ -181,16 +181,15 @@ async fn a_single_publish_waits_for_no_others() {
     let pubsub = open(config(&server.url()));
     let (name, topic) = names();
     until_ok("subscribing", || pubsub.subscribe(&name, &topic)).await;
-    let mut took = Vec::new();
-    for number in 0..100 {
-        let begun = Instant::now();
-        pubsub.publish(vec![message(&topic, number.to_string())]).await.remove(0).unwrap();
-        took.push(begun.elapsed());
-    }
-    took.sort_unstable();
-    eprintln!("publish, one by one: best {:?}, median {:?}, worst {:?}", took[0], took[50], took[99]);
     // With the vendor's own batching none is faster than 10 ms; a busy machine makes many slow, not all.
-    assert!(took[0] < Duration::from_millis(10), "{took:?}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut best = Duration::MAX;
+    while best >= Duration::from_millis(10) {
+        assert!(Instant::now() < deadline, "the best took {best:?}");
+        let begun = Instant::now();
+        pubsub.publish(vec![message(&topic, "alone")]).await.remove(0).unwrap();
+        best = best.min(begun.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

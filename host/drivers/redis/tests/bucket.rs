@@ -14,6 +14,15 @@ fn host(server: &Server, name: &str) -> Bucket {
     open(&config).unwrap().bucket(format!("bucket:{name}"))
 }
 
+/// It works, again or at last.
+async fn comes(bucket: &Bucket) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = bucket.take(1, 1_000.0, LONG).await {
+        assert!(Instant::now() < deadline, "it stays away: {error}");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Whether a turn comes after this many milliseconds, less what went by since the turn before it was taken.
 fn is_after(turn: Turn, ms: u64, since: Instant) -> bool {
     let (latest, gone) = (Duration::from_millis(ms), since.elapsed());
@@ -115,7 +124,7 @@ async fn a_bucket_that_is_away_is_an_error_and_comes_back() {
     let config =
         Config { url: Some(Secret::new(url)), connect_timeout_ms: 300, response_timeout_ms: 300, ..Config::default() };
     let bucket = open(&config).unwrap().bucket("bucket:faults".to_owned());
-    bucket.take(1, 1_000.0, LONG).await.unwrap();
+    comes(&bucket).await;
     for fault in [Proxy::hold_answers, Proxy::black_hole, Proxy::refuse] {
         fault(&proxy);
         proxy.cut();
@@ -123,11 +132,7 @@ async fn a_bucket_that_is_away_is_an_error_and_comes_back() {
         let kind = error.unwrap_err().kind;
         assert!(matches!(kind, ErrorKind::Unavailable | ErrorKind::UnknownOutcome), "{kind}");
         proxy.pass();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while let Err(error) = bucket.take(1, 1_000.0, LONG).await {
-            assert!(Instant::now() < deadline, "it stays away: {error}");
-            tokio::task::yield_now().await;
-        }
+        comes(&bucket).await;
     }
     sandpost_services::checked("bucket faults", &server);
 }

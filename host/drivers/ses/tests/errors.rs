@@ -93,7 +93,7 @@ async fn a_paused_account_stops_the_line_and_the_end_of_the_pause_starts_it() {
 #[tokio::test]
 async fn a_pause_that_the_account_does_not_show_ends_by_itself_and_doubles() {
     let server = Ses::start().await.unwrap();
-    let ses = driver(Config { pause_min_ms: 150, pause_max_ms: 400, ..config(&server.url()) }).await;
+    let ses = driver(Config { pause_min_ms: 500, pause_max_ms: 1_300, ..config(&server.url()) }).await;
     let mut waits = Vec::new();
     for _ in 0..3 {
         server.next(Answer::error("SendingPausedException"));
@@ -104,10 +104,10 @@ async fn a_pause_that_the_account_does_not_show_ends_by_itself_and_doubles() {
         assert_eq!(server.calls_of("SendEmail"), asked, "the line did not stand");
         tokio::time::sleep(Duration::from_millis(wait + 1)).await;
     }
-    assert_eq!(waits, [150, 300, 400]);
+    assert_eq!(waits, [500, 1_000, 1_300]);
     ses.send(&mail()).await.unwrap();
     server.next(Answer::error("AccountSuspendedException"));
-    assert_eq!(paused_ms(&ses.send(&mail()).await), Some(150), "a mail that went ends the row");
+    assert_eq!(paused_ms(&ses.send(&mail()).await), Some(500), "a mail that went ends the row");
 }
 
 #[tokio::test]
@@ -167,17 +167,31 @@ async fn no_quota_at_all_is_a_large_number() {
 async fn mail_is_paced_to_the_account_s_rate_instead_of_failing() {
     let server = Ses::start().await.unwrap();
     server.change(|account| (account.max_send_rate, account.rate_is_enforced) = (20.0, true));
-    let ses = driver(Config { rate_wait_max_ms: 10_000, ..config(&server.url()) }).await;
-    let begun = Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..30 {
-        let ses = Arc::clone(&ses);
-        tasks.spawn(async move { ses.send(&mail()).await });
+    let patient = Config { rate_wait_max_ms: 10_000, look_timeout_ms: 10_000, ..config(&server.url()) };
+    let ses = driver(Config { send_timeout_ms: 10_000, ..patient }).await;
+    // From here on the account's rate is known.
+    ses.send(&mail()).await.unwrap();
+    // A busy machine may hold up paced mails until too many arrive together, in one round or another. Without pacing it
+    // is so in each: there are 30 at once, and the server takes 24 in a second.
+    let mut refused = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..30 {
+            let ses = Arc::clone(&ses);
+            tasks.spawn(async move { ses.send(&mail()).await });
+        }
+        let went = tasks.join_all().await.into_iter().flatten().count();
+        if went == 30 {
+            let took = begun.elapsed();
+            assert!(took >= Duration::from_millis(1_400), "30 recipients at 20 a second took {took:?}");
+            return;
+        }
+        refused.push(30 - went);
+        // The server counts over a second of the real clock: until it is over, this round counts against the next.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
     }
-    let ids = tasks.join_all().await.into_iter().flatten().count();
-    assert_eq!(ids, 30, "some were not paced but refused");
-    let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(1_400), "30 recipients at 20 a second took {took:?}");
+    panic!("in each round some were not paced but refused: {refused:?}");
 }
 
 #[tokio::test]
@@ -214,16 +228,21 @@ impl Pace for Shared {
 #[tokio::test]
 async fn alone_a_host_takes_its_share_of_the_rate() {
     let server = Ses::start().await.unwrap();
-    server.change(|account| account.max_send_rate = 10.0);
+    server.change(|account| account.max_send_rate = 1.0);
     let pace = Arc::new(Shared::default());
     pace.fails.store(true, Ordering::SeqCst);
-    let config = Config { rate_share_alone: 0.25, rate_wait_max_ms: 1, ..config(&server.url()) };
+    // The rate of an account that is not known is another one, so that it is told apart; and the first look has time.
+    let patient = Config { per_second_unknown: 100.0, look_timeout_ms: 10_000, ..config(&server.url()) };
+    let config = Config { rate_share_alone: 0.25, rate_wait_max_ms: 1, ..patient };
     let ses = sandpost_ses::open(config, Some(pace)).await.unwrap();
+    let since = Instant::now();
     ses.send(&mail()).await.unwrap();
-    // 95 % of the account's 10 a second, a quarter of that: a turn is 421 ms.
+    // 95 % of the account's 1 a second, a quarter of that: a turn is 4 210 ms, less what went by since the one before.
     match ses.send(&mail()).await {
         Err(SendError::Throttled { after_ms: Some(after_ms) }) => {
-            assert!((200..=421).contains(&after_ms), "{after_ms}");
+            let gone_ms = u64::try_from(since.elapsed().as_millis()).unwrap();
+            // Both are cut to whole milliseconds.
+            assert!(after_ms <= 4_210 && after_ms + gone_ms + 1 >= 4_210, "{after_ms} after {gone_ms}");
         }
         other => panic!("{other:?}"),
     }

@@ -16,6 +16,9 @@ use std::time::Duration;
 /// those deliveries only when its ack deadline of 60 s is over, more than once in a row where it is unlucky.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(200);
 
+/// How long a publish or a call may take in [`short`].
+pub(crate) const SHORT_MS: u64 = 2_000;
+
 /// An emulator of its own. `pstest` speaks gRPC alone, and topics and subscriptions are asked for by REST.
 pub(crate) fn emulator(suite: &str) -> Option<Server> {
     let server = sandpost_services::pubsub()?;
@@ -35,11 +38,16 @@ pub(crate) fn config(address: &str) -> Config {
         retry_min_s: 0,
         retry_max_s: 0,
         ack_deadline_s: 10,
-        publish_timeout_ms: 2_000,
-        call_timeout_ms: 2_000,
+        publish_timeout_ms: 10_000,
+        call_timeout_ms: 10_000,
         probe_interval_ms: 500,
         ..Config::default()
     }
+}
+
+/// For a test of how long something takes at most.
+pub(crate) fn short(address: &str) -> Config {
+    Config { publish_timeout_ms: SHORT_MS, call_timeout_ms: SHORT_MS, ..config(address) }
 }
 
 pub(crate) fn open(config: Config) -> Arc<PubSub> {

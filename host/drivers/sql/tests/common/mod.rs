@@ -239,8 +239,12 @@ impl<'s, A: Admin> Subject<'s, A> {
     async fn slow_answers(&mut self) {
         let (proxy, database) = self.behind_a_proxy();
         let before = self.number().await;
+        // What is slow are the answers; to connect takes many of them.
+        query(&*database, &self.read()).await.unwrap();
+        given_back(&*database).await;
         proxy.delay(Duration::from_millis(40));
         within(BOUND, execute(&*database, &self.add(), vec![])).await.unwrap();
+        given_back(&*database).await;
         assert_eq!(within(BOUND, query(&*database, &self.read())).await.unwrap().rows, [[Value::Int64(before + 1)]]);
         // Longer than a statement may take, and its answers come in pieces.
         let limits = StatementLimits { timeout_ms: 100, ..AMPLE };
@@ -330,10 +334,21 @@ impl<'s, A: Admin> Subject<'s, A> {
         assert_eq!(kind(transaction.commit().await), ErrorKind::Unavailable, "there is nothing to commit");
         within(BOUND, execute(&*database, &self.add(), vec![])).await.unwrap();
         assert_eq!(self.number().await, before + 1);
-        assert_eq!(self.at_work(&marker).await, 0);
+        // Postgres lets go of the locks first.
+        within(BOUND, until("it is ended there", async || self.at_work(&marker).await == 0)).await;
     }
 
+    /// A busy machine may take so long to end a statement that its connection is dropped after all, in one round or
+    /// another. A driver that drops it at each timeout never has one alone.
     async fn a_statement_that_takes_too_long_leaves_its_connection_whole(&mut self) {
+        let mut connections = Vec::new();
+        while !connections.contains(&1) {
+            assert!(connections.len() < 3, "one connection serves for all of it, not {connections:?}");
+            connections.push(self.connections_for_statements_that_take_too_long().await);
+        }
+    }
+
+    async fn connections_for_statements_that_take_too_long(&mut self) -> usize {
         let (proxy, database) = self.behind_a_proxy();
         query(&*database, &self.read()).await.unwrap();
         given_back(&*database).await;
@@ -351,7 +366,7 @@ impl<'s, A: Admin> Subject<'s, A> {
         transaction.query(&self.read(), vec![], AMPLE).await.unwrap();
         transaction.commit().await.unwrap();
         given_back(&*database).await;
-        assert_eq!(proxy.accepted(), 1, "one connection served for all of it");
+        proxy.accepted()
     }
 
     async fn transactions_have_bounds(&mut self) {

@@ -11,11 +11,11 @@ pub(super) async fn is_delivered_once_and_then_forgotten(setup: &Setup) {
     let published = line.publish(message.clone()).await;
     assert!(!published.duplicate);
     assert_eq!(published.id, message.id);
-    let delivery = line.next_for(1, setup.lease_ms).await.remove(0);
+    let delivery = line.next_for(1, 4 * setup.lease_ms).await.remove(0);
     assert_eq!(delivery.attempt, 1);
     assert_eq!(*delivery.message, message);
     line.done(delivery).await;
-    line.stays_quiet_for(2 * setup.lease_ms, "an acknowledged message does not come again").await;
+    line.stays_quiet_for(5 * setup.lease_ms, "an acknowledged message does not come again").await;
 }
 
 pub(super) async fn comes_again_when_its_lease_ends(setup: &Setup) {
@@ -78,13 +78,13 @@ pub(super) async fn a_hand_back_does_not_count(setup: &Setup) {
 pub(super) async fn an_extended_lease_holds(setup: &Setup) {
     let line = Line::new(setup).await;
     line.publish(line.message("long work")).await;
-    let delivery = line.next_for(1, 2 * setup.lease_ms).await.remove(0);
+    let delivery = line.next_for(1, 4 * setup.lease_ms).await.remove(0);
     let from_ms = line.now_ms();
-    line.subscription.extend(&delivery.receipt, 6 * setup.lease_ms).await.expect("a lease that lasts is extended");
-    line.stays_quiet_for(4 * setup.lease_ms, "its lease was extended").await;
+    line.subscription.extend(&delivery.receipt, 8 * setup.lease_ms).await.expect("a lease that lasts is extended");
+    line.stays_quiet_for(6 * setup.lease_ms, "its lease was extended").await;
     let late = delivery;
     let again = line.next_one().await;
-    assert!(line.now_ms() >= from_ms + 6 * setup.lease_ms);
+    assert!(line.now_ms() >= from_ms + 8 * setup.lease_ms);
     assert_eq!(again.attempt, 2);
     let error = line.subscription.extend(&late.receipt, setup.lease_ms).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "a lease that ended is not extended: {error}");
