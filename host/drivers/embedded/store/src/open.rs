@@ -255,3 +255,18 @@ fn begin_run(conn: &mut Connection, now_ms: TimestampMs) -> rusqlite::Result<()>
     )?;
     transaction.commit()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `.cargo/config.toml` says has reached the compiler; of the sync that it asks for there SQLite tells nothing.
+    #[test]
+    fn sqlite_is_compiled_as_the_repository_says() {
+        let conn = Connection::open_in_memory().unwrap();
+        let mut options = conn.prepare("PRAGMA compile_options").unwrap();
+        let options: Vec<String> = options.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert!(options.iter().any(|option| option == "DEFAULT_MEMSTATUS=0"), "{options:?}");
+        assert!(!options.iter().any(|option| option == "ENABLE_MEMORY_MANAGEMENT"), "{options:?}");
+    }
+}
