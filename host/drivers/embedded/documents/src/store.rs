@@ -72,6 +72,15 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Pages of SQLite's default size, by which [`Config::size_max_bytes`] is counted.
 const SQLITE_PAGE_BYTES: u64 = 4_096;
 
+const BEGIN: &str = "BEGIN IMMEDIATE";
+const COMMIT: &str = "COMMIT";
+
+/// Prepared statements that are kept; there are fewer.
+const STATEMENTS_KEPT: usize = 64;
+
+/// Pages in the log before it is written back. More than `SQLite`'s 1000: a checkpoint syncs twice.
+const CHECKPOINT_PAGES: i64 = 4_000;
+
 /// A database of collections, on one connection.
 pub(crate) struct Store {
     connection: Connection,
@@ -158,7 +167,9 @@ impl Store {
         if config.path.is_some() {
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "full")?;
+            connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         }
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let pages = i64::try_from(config.size_max_bytes / SQLITE_PAGE_BYTES).unwrap_or(i64::MAX);
         connection.pragma_update(None, "max_page_count", pages)
     }
@@ -188,12 +199,12 @@ impl Store {
 
     /// Runs `work` as one transaction, or as one part of it among others.
     pub(crate) fn write<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, PortError>) -> Result<T, PortError> {
-        if self.together { self.step(work) } else { self.within(["BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"], work) }
+        if self.together { self.step(work) } else { self.within([BEGIN, COMMIT, "ROLLBACK"], work) }
     }
 
     /// Begins a transaction of several calls: one sync of the disk for all of them.
     pub(crate) fn begin_together(&mut self) -> Result<(), PortError> {
-        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        self.run(BEGIN)?;
         self.together = true;
         Ok(())
     }
@@ -202,7 +213,7 @@ impl Store {
     pub(crate) fn end_together(&mut self) -> Result<(), PortError> {
         self.together = false;
         let committed = if self.is_within() {
-            self.connection.execute_batch("COMMIT").map_err(failed)
+            self.run(COMMIT)
         } else {
             Err(PortError::new(ErrorKind::Unavailable, "the disk failed another call; nothing has been done"))
         };
@@ -228,12 +239,17 @@ impl Store {
         [open, close, undo]: [&str; 3],
         work: impl FnOnce(&mut Self) -> Result<T, PortError>,
     ) -> Result<T, PortError> {
-        self.connection.execute_batch(open).map_err(failed)?;
-        let done = work(self).and_then(|done| self.connection.execute_batch(close).map_err(failed).map(|()| done));
+        self.run(open)?;
+        let done = work(self).and_then(|done| self.run(close).map(|()| done));
         if done.is_err() && !self.connection.is_autocommit() {
             self.connection.execute_batch(undo).map_err(failed)?;
         }
         done
+    }
+
+    /// One statement that is kept: each call of a plugin has some of them.
+    fn run(&self, statement: &str) -> Result<(), PortError> {
+        self.connection.prepare_cached(statement).and_then(|mut kept| kept.execute([])).map(drop).map_err(failed)
     }
 
     /// Whether a transaction is still open: after some errors, a full disk for one, SQLite has rolled it back.
