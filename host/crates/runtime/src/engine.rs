@@ -22,6 +22,7 @@
 
 use crate::Limits;
 use crate::guest::Guest;
+use crate::priority::step_back;
 use sandpost_interfaces::Call;
 use sandpost_message::{Fault, FaultKind};
 use sandpost_telemetry::events::runtime as events;
@@ -302,15 +303,6 @@ fn threads(config: &EngineConfig, name: &str) -> Builder {
         threads.worker_threads(config.threads);
     }
     threads
-}
-
-/// Puts this thread so far behind the others. Where the system does not let it, it is as quick as they are.
-fn step_back(nice: i32) {
-    // Linux alone does this for one thread.
-    #[cfg(target_os = "linux")]
-    rustix::process::setpriority_process(None, nice).unwrap_or_default();
-    #[cfg(not(target_os = "linux"))]
-    let _ = nice;
 }
 
 fn wasmtime_config(config: &EngineConfig, slots: usize) -> Config {

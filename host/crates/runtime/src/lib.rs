@@ -26,6 +26,7 @@ mod limits;
 mod manifest;
 mod pace;
 mod plugins;
+mod priority;
 mod trial;
 mod version;
 
