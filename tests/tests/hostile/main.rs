@@ -339,29 +339,67 @@ fn the_other_topics_latency() {
     if std::env::var_os("SANDPOST_LONG").is_none() {
         return;
     }
+    // `SANDPOST_GUESTS=endless-loop,exit` for some of them.
+    let some = std::env::var("SANDPOST_GUESTS").unwrap_or_default();
+    let wanted = |guest: &Guest| some.is_empty() || some.split(',').any(|name| name == guest.name);
     let folder = tempfile::tempdir().expect("a folder");
-    let guests: Vec<Guest> =
-        guests().into_iter().filter(|guest| guest.runs() && !matches!(guest.end, End::Endless)).collect();
+    let guests: Vec<Guest> = guests()
+        .into_iter()
+        .filter(|guest| guest.runs() && !matches!(guest.end, End::Endless) && wanted(guest))
+        .collect();
     let host = host(&Workshop::default(), &guests, &folder);
-    let window = Duration::from_millis(2500);
     flow(&host, Duration::from_secs(3));
-    let mut alone: Vec<Duration> = Vec::new();
-    let mut rows = Vec::new();
-    for guest in &guests {
-        // Alone before each one, so that what the machine does otherwise falls on both.
-        alone.extend(flow(&host, Duration::from_secs(1)));
-        let (mut beside, published) = flow_beside(&host, &[guest.name], window);
-        rows.push((guest.name, published, percentiles(&mut beside)));
-        std::thread::sleep(Duration::from_millis(500));
+    let (mut alone, mut floor) = (Vec::new(), Vec::new());
+    let mut rows: Vec<(Vec<Duration>, usize)> = guests.iter().map(|_| (Vec::new(), 0)).collect();
+    // Short windows in turns, so that what the machine does otherwise falls on all of them.
+    for _round in 0..ROUNDS {
+        for (guest, (beside, published)) in guests.iter().zip(&mut rows) {
+            alone.extend(flow(&host, FLOOR_WINDOW));
+            let native = NativeLoop::start();
+            floor.extend(flow(&host, FLOOR_WINDOW));
+            drop(native);
+            let (took, count) = flow_beside(&host, &[guest.name], BESIDE_WINDOW);
+            beside.extend(took);
+            *published += count;
+            std::thread::sleep(Duration::from_millis(300));
+        }
     }
     let (p50, p99, count) = percentiles(&mut alone);
     println!(
         "| beside | hostile messages | messages | p50 ms | p99 ms | p99 against alone |\n| --- | --- | --- | --- | --- | --- |"
     );
     println!("| nothing | 0 | {count} | {p50:.2} | {p99:.2} | |");
-    for (name, published, (beside_p50, beside_p99, count)) in rows {
+    let line = |name: &str, published: usize, beside: &mut [Duration]| {
+        let (beside_p50, beside_p99, count) = percentiles(beside);
         let change = (beside_p99 / p99 - 1.0) * 100.0;
         println!("| {name} | {published} | {count} | {beside_p50:.2} | {beside_p99:.2} | {change:+.0} % |");
+    };
+    line("a native loop of the lowest priority", 0, &mut floor);
+    for (guest, (mut beside, published)) in guests.iter().zip(rows) {
+        line(guest.name, published, &mut beside);
+    }
+}
+
+/// How often each guest has its window, and each of them its share of the floors.
+const ROUNDS: usize = 5;
+const BESIDE_WINDOW: Duration = Duration::from_millis(700);
+const FLOOR_WINDOW: Duration = Duration::from_millis(300);
+
+/// The floor: a process beside the host that computes without end, as far back as the system puts it. What it costs others is
+/// the system's and the machine's, not the host's.
+struct NativeLoop(std::process::Child);
+
+impl NativeLoop {
+    fn start() -> Self {
+        let arguments = ["-n", "19", "sh", "-c", "while :; do :; done"];
+        Self(std::process::Command::new("nice").args(arguments).spawn().expect("`nice` and `sh` are there"))
+    }
+}
+
+impl Drop for NativeLoop {
+    fn drop(&mut self) {
+        self.0.kill().expect("it runs until it is ended");
+        self.0.wait().expect("it ends");
     }
 }
 
