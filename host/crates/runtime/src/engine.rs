@@ -13,8 +13,8 @@
 //! - Epochs advance every [`TICK`]; a guest that computes gives its thread away at each.
 //! - Compiling stands behind quick guests too, on threads of its own: a swap is little felt by those that serve.
 //! - A guest that computed for longer than [`QUICK`] goes on among the long ones, on threads of their own and of lower
-//!   priority: however many compute without end, the quick ones wait behind none of them. Whose calls are like that begin
-//!   there (`pace`).
+//!   priority: however many compute without end, the quick ones wait behind none of them. Versions whose calls are like
+//!   that begin there (`pace`).
 //! - At most `instances_max` calls are at work, and beside them a share for templates that they render: a call that
 //!   waits for a template cannot be what the template waits for.
 //!
@@ -247,12 +247,13 @@ impl Engine {
         self.quick().cloned()
     }
 
-    /// Where guests begin; none while the engine is being dropped.
+    /// Where guests begin that are not known to be long; none while the engine is being dropped.
     pub(crate) fn quick(&self) -> Option<&Handle> {
         self.guests.as_ref().map(|lanes| lanes.quick.handle())
     }
 
-    /// Where guests go on that computed for longer than [`QUICK`], and begin that are known for it; none while the engine is being dropped.
+    /// Where guests go on that have computed for longer than [`QUICK`], and where those begin whose version is known for it;
+    /// none while the engine is being dropped.
     pub(crate) fn long(&self) -> Option<&Handle> {
         self.guests.as_ref().map(|lanes| lanes.long.handle())
     }

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tracing::Instrument;
 use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
@@ -43,6 +44,8 @@ use wasmtime_wasi::I32Exit;
 /// How much longer than its deadline a call is waited for: a guest gives its thread away every 2 ms, so that only a host
 /// in trouble takes as long.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
+/// No call is waited for longer, whatever an operator allows: more than this is no time that a clock can show.
+const DEADLINE_MAX: Duration = Duration::from_hours(365 * 24);
 /// Bytes of a fault's detail.
 const DETAIL_MAX_BYTES: usize = 1024;
 /// Frames of a trap that its detail shows.
@@ -58,9 +61,9 @@ pub(crate) struct Program {
     pub(crate) pre: InstancePre<Guest>,
     pub(crate) handler: Option<HandlerPluginIndices>,
     pub(crate) template: Option<TemplatePluginIndices>,
-    /// Of calls with messages.
+    /// Of calls with messages, and of a trial's start.
     pub(crate) handling: Pace,
-    /// Of calls of templates, which may be of another kind in the same plugin.
+    /// Of calls for templates, which may be of another kind in the same plugin.
     pub(crate) rendering: Pace,
 }
 
@@ -79,7 +82,7 @@ pub(crate) struct Plan {
     pub(crate) attempt: Option<Attempt>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) purpose: Purpose,
-    /// From the moment that there is an instance.
+    /// From the moment that there is a place for an instance; waiting for a processor counts.
     pub(crate) deadline: Duration,
 }
 
@@ -117,15 +120,15 @@ pub(crate) async fn run<R: Send + 'static>(
     let (Some(quick), Some(long)) = (engine.quick(), engine.long()) else {
         return Fault::new(FaultKind::Stopped, "the engine has stopped").into();
     };
-    let deadline = plan.deadline;
+    let deadline = plan.deadline.min(DEADLINE_MAX);
+    let ends_at = Instant::now() + deadline;
     let pace = program.pace(plan.purpose);
     let output = Output::new(plan.limits.output_max_bytes);
     let meter = CpuMeter::new();
     let guest = Contained::new(engine.io().clone(), meter.clone(), {
-        let (engine, program, output, context, meter) =
-            (engine.clone(), program.clone(), output.clone(), plan.context.clone(), meter.clone());
+        let (engine, program, output, meter) = (engine.clone(), program.clone(), output.clone(), meter.clone());
         async move {
-            let ended = inside(&engine, &program, plan, context, output, meter, work).await;
+            let ended = inside(&engine, &program, plan, ends_at, output, meter, work).await;
             drop(slot);
             ended
         }
@@ -153,7 +156,7 @@ pub(crate) async fn run<R: Send + 'static>(
         }
         Ok(ended)
     };
-    match tokio::time::timeout(deadline.saturating_add(GRACE), running).await {
+    match tokio::time::timeout_at(ends_at + GRACE, running).await {
         Ok(Ok(ended)) => ended,
         Ok(Err(Lost::Panicked)) => Fault::new(FaultKind::Host, "the host's own code failed in this call").into(),
         Ok(Err(Lost::Stopped)) => Fault::new(FaultKind::Stopped, "the host stopped").into(),
@@ -178,15 +181,16 @@ async fn inside<R>(
     engine: &Engine,
     program: &Program,
     plan: Plan,
-    context: Arc<Context>,
+    ends_at: Instant,
     output: Output,
     meter: CpuMeter,
     work: Work<R>,
 ) -> Ended<R> {
-    let Plan { attempt, limits, deadline, .. } = plan;
+    let Plan { context, attempt, limits, deadline, .. } = plan;
     let ids = Ids::of(&context, attempt.as_ref());
     let now_ms = context.ports.clock.now_ms();
-    let deadline_at_ms = now_ms.saturating_add(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+    let left = ends_at.saturating_duration_since(Instant::now());
+    let deadline_at_ms = now_ms.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
     let host_bytes_max = usize::try_from(limits.call.host_bytes_max).unwrap_or(usize::MAX);
     let call = Call::new(context, attempt, deadline_at_ms);
 
@@ -203,7 +207,7 @@ async fn inside<R>(
         Ok(UpdateDeadline::Yield(1))
     });
 
-    let answer = tokio::time::timeout(deadline, async {
+    let answer = tokio::time::timeout_at(ends_at, async {
         let instance = program.pre.instantiate_async(&mut store).await?;
         work(&mut store, program, instance, deadline_at_ms).await
     })

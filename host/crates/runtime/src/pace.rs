@@ -7,13 +7,13 @@
 //! Invariants
 //! - A call counts by its own computing time, not by how busy the machine is.
 //! - It decides where a call waits for a processor, and nothing else: no limit and no ending depends on it.
-//! - It is a version's own: a swap begins anew.
+//! - It is a version's own: a swap begins anew, with what its trial showed.
 
 use crate::engine::QUICK;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-/// How many quick calls one long call outweighs: a version is long once more than one in five of its calls is.
+/// How many quick calls one long call outweighs: two in a row make a version long, or more than one in five on average.
 const LONG_WEIGHS: u8 = 4;
 /// From here on a call begins among the long ones. One long call alone can be a cold one.
 const LONG_FROM: u8 = 2 * LONG_WEIGHS;
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn one_long_call_in_five_never_is_one_and_one_in_four_becomes_one() {
+    fn evenly_spaced_one_long_call_in_five_is_no_habit_and_one_in_four_becomes_one() {
         let one_in = |every: usize| (0..1_000).map(move |at| if at % every == 0 { QUICK } else { SHORT });
         assert!(!after(one_in(5)));
         assert!(after(one_in(4)));

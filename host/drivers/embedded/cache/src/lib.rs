@@ -110,13 +110,17 @@ impl Cache for MemoryCache {
             return Err(PortError::invalid("an empty prefix would delete everything"));
         }
         let (cache, prefix) = (self.clone(), prefix.to_owned());
-        // Walks every key there is, so not on a thread that serves others.
-        tokio::task::spawn_blocking(move || {
+        let walk = move || {
             let keys = cache.entries.iter().map(|(key, _)| key).filter(|key| key.starts_with(&prefix));
             keys.map(|key| cache.remove(&key)).sum()
-        })
-        .await
-        .map_err(|error| PortError::new(ErrorKind::Other, "the cache is shutting down").because(error))?
+        };
+        // Walks every key there is, so not on a thread that serves others. Begun by the runtime, because a thread that the
+        // caller's started would inherit its priority, which may be a low one.
+        let walked = tokio::spawn(async move { tokio::task::spawn_blocking(walk).await });
+        walked
+            .await
+            .flatten()
+            .map_err(|error| PortError::new(ErrorKind::Other, "the cache is shutting down").because(error))?
     }
 
     async fn exists(&self, key: &str) -> Result<bool, PortError> {

@@ -78,7 +78,7 @@ const COMMIT: &str = "COMMIT";
 /// Prepared statements that are kept; there are fewer.
 const STATEMENTS_KEPT: usize = 64;
 
-/// Pages in the log before it is written back. More than `SQLite`'s 1000: a checkpoint syncs twice.
+/// Pages in the log before it is written back. More than SQLite's 1000: a checkpoint syncs twice.
 const CHECKPOINT_PAGES: i64 = 4_000;
 
 /// A database of collections, on one connection.

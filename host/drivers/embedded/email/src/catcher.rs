@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle};
 
 /// The version of the file, in `SQLite`'s `user_version`.
 const VERSION: i64 = 1;
@@ -129,7 +130,7 @@ impl EmailSender for Catcher {
         if begin {
             let inner = Arc::clone(&self.inner);
             // Nobody waits for the thread: it answers each mail.
-            drop(tokio::task::spawn_blocking(move || inner.write_all()));
+            drop(on_a_thread(move || inner.write_all()));
         }
         let lost = |error| PortError::new(ErrorKind::UnknownOutcome, "the mail catcher was interrupted").because(error);
         answer.await.map_err(lost)?
@@ -220,13 +221,20 @@ impl Catcher {
         E: From<Trouble> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || {
+        on_a_thread(move || {
             let mut desk = inner.desk.lock().unwrap_or_else(PoisonError::into_inner);
             work(&inner, &mut desk.connection).map_err(E::from)
         })
         .await
+        .flatten()
         .map_err(|error| PortError::new(ErrorKind::UnknownOutcome, "the mail catcher was interrupted").because(error))
     }
+}
+
+/// Where blocking is allowed. Begun by the runtime, because a thread that the caller's started would inherit its priority,
+/// which may be a low one.
+fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<Result<T, JoinError>> {
+    tokio::spawn(async move { tokio::task::spawn_blocking(work).await })
 }
 
 impl Inner {

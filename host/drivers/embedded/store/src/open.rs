@@ -266,7 +266,9 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         let mut options = conn.prepare("PRAGMA compile_options").unwrap();
         let options: Vec<String> = options.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-        assert!(options.iter().any(|option| option == "DEFAULT_MEMSTATUS=0"), "{options:?}");
+        for wanted in ["DEFAULT_MEMSTATUS=0", "DISABLE_PAGECACHE_OVERFLOW_STATS"] {
+            assert!(options.iter().any(|option| option == wanted), "{wanted}: {options:?}");
+        }
         assert!(!options.iter().any(|option| option == "ENABLE_MEMORY_MANAGEMENT"), "{options:?}");
     }
 }
