@@ -6,9 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a program to be looked at")]
 
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_pubsub::client::{BasePublisher, Subscriber};
+use google_cloud_pubsub::client::{BasePublisher, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::Message as Carried;
-use sandpost_message::{Message, SubscriptionName, Topic};
+use sandpost_message::{Message, Topic};
 use sandpost_ports::Secret;
 use sandpost_ports::broker::{Broker as _, Settlement};
 use sandpost_ports::clock::{Clock as _, SystemClock};
@@ -33,21 +33,21 @@ async fn main() {
     let config =
         Config { project: Some("hop".to_owned()), emulator_host: Some(Secret::new(server.url())), ..Config::default() };
     let pubsub = open(config, Arc::new(SystemClock)).unwrap();
-    let name =
-        |what: &str| (what.parse::<SubscriptionName>().unwrap(), format!("topic-{what}").parse::<Topic>().unwrap());
-
-    let (floor, floor_topic) = name("floor");
-    // Made by the driver, and read by the library alone.
-    drop(pubsub.subscribe(&floor, &floor_topic).await.unwrap());
     let endpoint = format!("http://{}", server.url());
     let credentials = anonymous::Builder::new().build();
+    let (topic, subscription) = ("projects/hop/topics/floor", "projects/hop/subscriptions/floor");
+    let topics = TopicAdmin::builder().with_credentials(credentials.clone()).with_endpoint(&endpoint);
+    topics.build().await.unwrap().create_topic().set_name(topic).send().await.unwrap();
+    let subscriptions = SubscriptionAdmin::builder().with_credentials(credentials.clone()).with_endpoint(&endpoint);
+    let creation = subscriptions.build().await.unwrap().create_subscription();
+    creation.set_name(subscription).set_topic(topic).send().await.unwrap();
     let publisher = BasePublisher::builder().with_credentials(credentials.clone()).with_endpoint(&endpoint);
     let publisher = publisher.build().await.unwrap();
-    let publisher = publisher.publisher(format!("projects/hop/topics/{floor_topic}"));
+    let publisher = publisher.publisher(topic);
     let publisher = publisher.set_delay_threshold(Duration::ZERO).build();
     let subscriber =
         Subscriber::builder().with_credentials(credentials).with_endpoint(&endpoint).build().await.unwrap();
-    let mut stream = subscriber.subscribe(format!("projects/hop/subscriptions/{floor}")).build();
+    let mut stream = subscriber.subscribe(subscription).build();
     let (mut published, mut arrived) = (Vec::new(), Vec::new());
     for _ in 0..WARM_UP + MESSAGES {
         let begun = Instant::now();
@@ -61,8 +61,8 @@ async fn main() {
     row("client library: published", &published);
     row("client library: there", &arrived);
 
-    let (ours, topic) = name("ours");
-    let subscription = pubsub.subscribe(&ours, &topic).await.unwrap();
+    let topic: Topic = "ours".parse().unwrap();
+    let subscription = pubsub.subscribe(&"ours".parse().unwrap(), &topic).await.unwrap();
     let (mut published, mut arrived) = (Vec::new(), Vec::new());
     for _ in 0..WARM_UP + MESSAGES {
         let begun = Instant::now();
