@@ -53,6 +53,8 @@ fn resident_kib(pid: u32) -> u64 {
 struct Answered {
     accepted: AtomicU64,
     refused: AtomicU64,
+    /// Refused without saying that nothing was stored.
+    unknown: AtomicU64,
 }
 
 /// Publishes until told to stop. Ids of what was accepted.
@@ -71,6 +73,8 @@ fn press(client: &Client, stop: &AtomicBool, number: &AtomicU64, answered: &Answ
                 let seconds: Option<u64> = reply.header("retry-after").and_then(|value| value.parse().ok());
                 assert!(seconds.is_some_and(|seconds| seconds > 0), "no Retry-After: {reply:?}");
                 answered.refused.fetch_add(1, Ordering::Relaxed);
+                let unknown = reply.problem().1 == "outcome-unknown";
+                answered.unknown.fetch_add(u64::from(unknown), Ordering::Relaxed);
             }
             _ => panic!("neither accepted nor told to come back: {reply:?}"),
         }
@@ -145,6 +149,8 @@ fn too_much_is_told_to_come_back_and_what_was_taken_is_handled() {
     for id in &ids {
         assert_eq!(sent.get(id), Some(&1), "message {id}");
     }
+    let strangers = (sent.len() - ids.len()) as u64;
+    assert!(strangers <= read(&answered.unknown), "{strangers} messages were refused, and sent their mail");
     host.eventually("there is room again", || {
         let reply = host.post("/v1/topics/work/messages", r#"{"do":"ack"}"#);
         if reply.status == 202 { Ok(()) } else { Err(format!("{reply:?}")) }

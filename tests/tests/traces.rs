@@ -402,6 +402,9 @@ fn the_trace_goes_over_pubsub_as_it_goes_over_the_embedded_broker() {
     let stored = collector.until_id(&host, TRACE, &attempt.parent);
     let names = [&published, &attempt, &stored].map(|span| span.name.as_str());
     assert_eq!(names, ["publish elsewhere", "process work", "publish work"]);
+    let again = collector.spans();
+    let again = again.iter().filter(|span| span.name == "publish elsewhere" && span.parent == attempt.id);
+    assert_eq!(again.count(), 1, "an attempt publishes once");
     assert_eq!(published.says("messaging.message.id"), next.says("messaging.message.id"));
 }
 

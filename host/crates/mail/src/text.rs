@@ -52,7 +52,6 @@ mod tests {
         let text = from_html(&html, &Limits::default()).unwrap();
         assert!(text.lines().all(|line| line.chars().count() <= TEXT_WIDTH));
         assert!(text.ends_with("x\n"));
-        // A busy machine may be slow; twice the work for each of 90 tables would never end.
-        assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     }
 }

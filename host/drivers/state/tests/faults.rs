@@ -132,6 +132,7 @@ async fn a_commit_whose_answer_is_lost_is_unknown_and_all_or_nothing() {
             (message.id, entries)
         };
         state.record(steps().1).await.unwrap();
+        let mut undone = Vec::new();
         for wait_ms in [0_u64, 2, 5, 10, 20, 40] {
             // A message of its own: what was unknown in one round may still come to be in the next.
             let (message, entries) = steps();
@@ -143,10 +144,16 @@ async fn a_commit_whose_answer_is_lost_is_unknown_and_all_or_nothing() {
             let now = count(&state, &message).await.unwrap();
             match outcome.map_err(|error| error.kind) {
                 Ok(()) => assert_eq!(now, 200),
-                Err(ErrorKind::Unavailable) => assert_eq!(now, 0, "nothing was done"),
+                Err(ErrorKind::Unavailable) => {
+                    assert_eq!(now, 0, "nothing was done");
+                    undone.push(message);
+                }
                 Err(ErrorKind::UnknownOutcome) => assert!(now == 0 || now == 200, "{now}"),
                 Err(other) => panic!("{other}"),
             }
+        }
+        for message in undone {
+            assert_eq!(count(&state, &message).await, Ok(0), "nor did it come later");
         }
     })
     .await;

@@ -196,10 +196,6 @@ fn styles_that_load_go_and_others_stay() {
     assert!(html.contains("color: red") && html.contains("@media print"), "{html}");
 }
 
-/// By the clock of a machine that may be busy. What the limits keep away takes far longer: 20,000 rules on 9,000
-/// elements are 180 million matches, and twice the work for each of 95 levels never ends.
-const SECONDS_MAX: u64 = 60;
-
 #[test]
 fn what_would_multiply_is_refused_before_a_parser_builds_it() {
     let limits = Limits::default();
@@ -215,7 +211,7 @@ fn what_would_multiply_is_refused_before_a_parser_builds_it() {
         let started = std::time::Instant::now();
         let result = make_safe(&html, &limits);
         assert!(matches!(result, Err(ComposeError::Html { .. } | ComposeError::TooLarge { .. })), "{name}: {result:?}");
-        assert!(started.elapsed().as_secs() < SECONDS_MAX, "{name}: {:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 10, "{name}: {:?}", started.elapsed());
     }
 }
 
@@ -228,7 +224,7 @@ fn the_worst_that_is_allowed_ends() {
     for html in [deep, tables, lists, formatting] {
         let started = std::time::Instant::now();
         safe(&html);
-        assert!(started.elapsed().as_secs() < SECONDS_MAX, "{:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     }
 }
 
