@@ -21,6 +21,7 @@
 //!
 //! Not here: databases, topics or keys. A test makes its own, under a name of its own, so that tests can share a server.
 
+mod certificate;
 mod compose;
 mod find;
 mod given;
@@ -67,15 +68,41 @@ pub fn redis_cluster() -> Option<Server> {
     )
 }
 
+/// A Redis server that speaks TLS, with a certificate for `localhost` from [`Server::authority`]. Otherwise as [`redis`].
+/// URL `rediss://:sandpost@localhost:PORT`. [`Server::address`] is that of the port without TLS.
+pub fn redis_with_tls() -> Option<Server> {
+    answer("Redis (TLS)", redis::with_tls())
+}
+
+/// The nodes of a Redis cluster: three masters that share the slots, and then a replica of the first, which takes its place some
+/// seconds after it is gone. URLs as for [`redis`].
+pub fn redis_cluster_of_four() -> Option<Vec<Server>> {
+    match redis::cluster_of_four() {
+        Ok(nodes) => {
+            nodes.iter().for_each(summary::used);
+            Some(nodes)
+        }
+        Err(missing) => {
+            summary::missing("Redis Cluster", &missing.to_string());
+            None
+        }
+    }
+}
+
 /// A MariaDB server with the empty database `sandpost`, where [`USER`] may do everything.
 /// URL `mysql://sandpost:sandpost@127.0.0.1:PORT/sandpost`; from outside by `SANDPOST_TEST_MYSQL_URL`.
 pub fn mariadb() -> Option<Server> {
     first_of(
         "SANDPOST_TEST_MYSQL_URL",
         "MySQL",
-        mariadb::start,
+        || mariadb::start(false),
         ("mysql", "mysql://root:sandpost@127.0.0.1:3306/sandpost"),
     )
+}
+
+/// A [`mariadb`] that offers TLS, with a certificate for `localhost` from [`Server::authority`].
+pub fn mariadb_with_tls() -> Option<Server> {
+    answer("MySQL (TLS)", mariadb::start(true))
 }
 
 /// A Postgres server with the empty database `postgres`, where [`USER`] is superuser.
@@ -84,9 +111,14 @@ pub fn postgres() -> Option<Server> {
     first_of(
         "SANDPOST_TEST_POSTGRES_URL",
         "Postgres",
-        postgres::start,
+        || postgres::start(false),
         ("postgres", "postgres://sandpost:sandpost@127.0.0.1:5432/sandpost"),
     )
+}
+
+/// A [`postgres`] that offers TLS, with a certificate for `localhost` from [`Server::authority`].
+pub fn postgres_with_tls() -> Option<Server> {
+    answer("Postgres (TLS)", postgres::start(true))
 }
 
 /// Google Pub/Sub: the emulator of the Google Cloud CLI, else [`pstest`]. Everything is in its memory: gone after a restart.

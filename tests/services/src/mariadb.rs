@@ -1,5 +1,6 @@
 //! MariaDB, in the place of MySQL: the same protocol, from the system's packages.
 
+use crate::certificate::{self, Certificate};
 use crate::port::Port;
 use crate::process::{Process, Recipe, folder};
 use crate::server::{Missing, Server, Url};
@@ -15,7 +16,7 @@ const INSTALL: &str = "apt-get install mariadb-server";
 /// Kept small: a test writes little, and each server has a copy.
 const LOG_FILE: &str = "--innodb-log-file-size=8M";
 
-pub(crate) fn start() -> Result<Server, Missing> {
+pub(crate) fn start(tls: bool) -> Result<Server, Missing> {
     let program = find::program("mariadbd", &[]).ok_or_else(|| Missing::program("mariadbd", INSTALL))?;
     let install_db =
         find::program("mariadb-install-db", &[]).ok_or_else(|| Missing::program("mariadb-install-db", INSTALL))?;
@@ -41,6 +42,8 @@ pub(crate) fn start() -> Result<Server, Missing> {
         ),
     )?;
 
+    let certificate = tls.then(|| certificate::issue(folder.path())).transpose()?;
+    let authority = certificate.as_ref().map(|certificate| certificate.authority.clone());
     let url = Url::new("mysql", &format!("{USER}:{PASSWORD}"), port.address(), "/sandpost");
     let (number, root) = (port.number(), folder.path().to_owned());
     let command = move || {
@@ -60,10 +63,15 @@ pub(crate) fn start() -> Result<Server, Missing> {
             .arg(joined("--pid-file=", &root.join("pid")))
             .arg(joined("--init-file=", &first))
             .args(as_root());
+        if let Some(Certificate { authority, certificate, key }) = &certificate {
+            let tls = [("--ssl-ca=", authority), ("--ssl-cert=", certificate), ("--ssl-key=", key)];
+            command.args(tls.map(|(option, path)| joined(option, path)));
+        }
         command
     };
     let recipe = Recipe { command: Box::new(command), stop: Signal::TERM, ready: greets };
-    Ok(Server::started("MariaDB", version, url, Process::start_new(port, folder, recipe)?))
+    let process = Process::start_new(port, folder, recipe)?;
+    Ok(Server::started("MariaDB", version, url, process).with_authority(authority))
 }
 
 /// It refuses root unless it is told so.

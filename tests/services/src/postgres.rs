@@ -1,5 +1,6 @@
 //! Postgres. It refuses to run as root, so there it runs as `nobody`.
 
+use crate::certificate::{self, Certificate};
 use crate::port::Port;
 use crate::process::{Process, Recipe, folder};
 use crate::server::{Missing, Server, Url};
@@ -13,7 +14,7 @@ use std::process::Command;
 
 const INSTALL: &str = "apt-get install postgresql";
 
-pub(crate) fn start() -> Result<Server, Missing> {
+pub(crate) fn start(tls: bool) -> Result<Server, Missing> {
     let folders = package_folders();
     let program = find::program("postgres", &folders).ok_or_else(|| Missing::program("postgres", INSTALL))?;
     // The one beside it: two versions do not read each other's folders.
@@ -38,6 +39,11 @@ pub(crate) fn start() -> Result<Server, Missing> {
         find::run(&mut command)
     })?;
 
+    let certificate = tls.then(|| certificate::issue(folder.path())).transpose()?;
+    if let Some(certificate) = &certificate {
+        hand_over(&certificate.key)?;
+    }
+    let authority = certificate.as_ref().map(|certificate| certificate.authority.clone());
     let url = Url::new("postgres", &format!("{USER}:{PASSWORD}"), port.address(), "/postgres");
     let number = port.number().to_string();
     let command = move || {
@@ -45,11 +51,18 @@ pub(crate) fn start() -> Result<Server, Missing> {
         command.args(["-p", &number, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
         // A process may be killed here, a machine is not: what was written is in the system's hands.
         command.args(["-c", "fsync=off", "-c", "shared_buffers=32MB", "-D"]).arg(&data);
+        if let Some(Certificate { certificate, key, .. }) = &certificate {
+            command.args(["-c", "ssl=on"]);
+            for (setting, path) in [("ssl_cert_file", certificate), ("ssl_key_file", key)] {
+                command.arg("-c").arg(format!("{setting}={}", path.display()));
+            }
+        }
         command
     };
     // SIGINT is its fast shutdown; on SIGTERM it waits for every client to leave.
     let recipe = Recipe { command: Box::new(command), stop: Signal::INT, ready: asks_for_the_password };
-    Ok(Server::started("Postgres", version, url, Process::start_new(port, folder, recipe)?))
+    let process = Process::start_new(port, folder, recipe)?;
+    Ok(Server::started("Postgres", version, url, process).with_authority(authority))
 }
 
 /// `/usr/lib/postgresql/*/bin`, the newest first: Debian keeps the server's programs off the `PATH`.

@@ -15,16 +15,12 @@ pub struct Server {
     version: String,
     url: Url,
     address: SocketAddr,
-    mail: Option<Mail>,
+    /// Where a mail server delivers.
+    mails: Option<PathBuf>,
+    /// Whom its clients have to trust for TLS.
+    authority: Option<PathBuf>,
     /// None: it belongs to somebody else.
     process: Option<Mutex<Process>>,
-}
-
-/// What a mail server has beside its address.
-#[derive(Debug)]
-struct Mail {
-    folder: PathBuf,
-    authority: PathBuf,
 }
 
 impl Server {
@@ -34,14 +30,15 @@ impl Server {
             version,
             url,
             address: process.address(),
-            mail: None,
+            mails: None,
+            authority: None,
             process: Some(Mutex::new(process)),
         }
     }
 
     pub(crate) fn given(kind: &str, variable: &str, url: Url, address: SocketAddr) -> Self {
         let version = format!("as {variable} names it");
-        Self { kind: kind.to_owned(), version, url, address, mail: None, process: None }
+        Self { kind: kind.to_owned(), version, url, address, mails: None, authority: None, process: None }
     }
 
     /// What a client connects to: `redis://…`, `mysql://…`, `postgres://…`, `mongodb://…`, `http://…`, `smtp://…`, with
@@ -83,7 +80,7 @@ impl Server {
 
     /// The Maildir into which a mail server delivers everything it accepts. None for any other server.
     pub fn mail_folder(&self) -> Option<&Path> {
-        self.mail.as_ref().map(|mail| &*mail.folder)
+        self.mails.as_deref()
     }
 
     /// What a mail server has delivered, in no order: each mail as it came, after lines that say its envelope
@@ -98,7 +95,7 @@ impl Server {
 
     /// The certificate, as PEM, of the authority that a client of this server has to trust for TLS. None where it has no TLS.
     pub fn authority(&self) -> Option<&Path> {
-        self.mail.as_ref().map(|mail| &*mail.authority)
+        self.authority.as_deref()
     }
 
     /// Its process while it runs: for a test that looks for what is left of it.
@@ -132,9 +129,16 @@ impl Server {
         }
     }
 
-    pub(crate) fn with_mail(mut self, folder: PathBuf, authority: PathBuf) -> Self {
-        self.mail = Some(Mail { folder, authority });
-        self
+    pub(crate) fn with_mails(self, folder: PathBuf) -> Self {
+        Self { mails: Some(folder), ..self }
+    }
+
+    pub(crate) fn with_url(self, url: Url) -> Self {
+        Self { url, ..self }
+    }
+
+    pub(crate) fn with_authority(self, authority: Option<PathBuf>) -> Self {
+        Self { authority, ..self }
     }
 
     fn process(&self) -> MutexGuard<'_, Process> {

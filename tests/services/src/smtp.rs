@@ -32,7 +32,9 @@ pub(crate) fn start(implicit_tls: bool) -> Result<Server, Missing> {
     let ready = if implicit_tls { takes_connections } else { greets };
     let recipe = Recipe { command: Box::new(command), stop: Signal::TERM, ready };
     let process = Process::start_new(port, folder, recipe)?;
-    Ok(Server::started("aiosmtpd", python::version("aiosmtpd"), url, process).with_mail(mails, authority))
+    Ok(Server::started("aiosmtpd", python::version("aiosmtpd"), url, process)
+        .with_mails(mails)
+        .with_authority(Some(authority)))
 }
 
 fn greets(stream: &mut TcpStream) -> std::io::Result<bool> {

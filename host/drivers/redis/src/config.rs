@@ -1,7 +1,8 @@
 //! What is configured, and what is wrong with it.
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 use sandpost_ports::Secret;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where Redis is, and how long it may take.
@@ -17,6 +18,10 @@ pub struct Config {
     pub password: Option<Secret>,
     /// Some nodes of a cluster; the others are found through them.
     pub cluster_urls: Vec<Secret>,
+    /// Certificates (PEM) of the authorities that are trusted for TLS, in place of the system's. Every address has to be
+    /// `rediss://` then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca_file: Option<PathBuf>,
     /// How long making a connection may take. Default 2 000, the longest wait between two tries of the origin documents.
     pub connect_timeout_ms: u64,
     /// How long one answer may take. Default 2 000: a cache that needs longer is slower than what it stands in for.
@@ -38,6 +43,7 @@ impl Default for Config {
             url: None,
             password: None,
             cluster_urls: Vec::new(),
+            tls_ca_file: None,
             connect_timeout_ms: 2_000,
             response_timeout_ms: 2_000,
             reconnect_min_ms: 50,
@@ -60,6 +66,12 @@ pub enum OpenError {
     /// An address that cannot be read. What Redis's client says of it may hold the address, so it is left out.
     #[error("`{0}` is no Redis address, as redis://host:6379 or rediss://host:6379")]
     Address(&'static str),
+    /// An authority for connections that are not encrypted.
+    #[error("`tls_ca_file` is given, and an address is not rediss://")]
+    NotTls,
+    /// The authorities' certificates could not be read, or there are none in the file.
+    #[error("`tls_ca_file` could not be read")]
+    CaFile(#[source] std::io::Error),
     /// Copies of a cluster's entries.
     #[error("`client_side_cache_bytes` is for one server; on a cluster this host keeps no copies")]
     CopiesOfCluster,
@@ -94,6 +106,20 @@ impl Config {
             (Some(url), []) => Ok(vec![self.node("url", url)?]),
             (None, urls) => urls.iter().map(|url| self.node("cluster_urls", url)).collect(),
         }
+    }
+
+    /// Whom to trust for TLS, where it is not the system that says so.
+    pub(crate) fn authorities(&self, nodes: &[ConnectionInfo]) -> Result<Option<TlsCertificates>, OpenError> {
+        let Some(path) = &self.tls_ca_file else { return Ok(None) };
+        if nodes.iter().any(|node| !matches!(node.addr(), ConnectionAddr::TcpTls { .. })) {
+            return Err(OpenError::NotTls);
+        }
+        let text = std::fs::read_to_string(path).map_err(OpenError::CaFile)?;
+        if !text.contains("-----BEGIN CERTIFICATE-----") {
+            let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "no certificate (PEM) in it");
+            return Err(OpenError::CaFile(error));
+        }
+        Ok(Some(TlsCertificates { client_tls: None, root_cert: Some(text.into_bytes()) }))
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
@@ -142,5 +168,19 @@ mod tests {
         let copies = "cluster_urls = [\"redis://b\"]\nclient_side_cache_bytes = 1";
         assert!(with(copies).unwrap_err().contains("client_side_cache_bytes"));
         assert!(toml::from_str::<Config>("urll = \"x\"").is_err());
+    }
+
+    #[test]
+    fn an_authority_is_for_encrypted_addresses_and_has_to_be_there() {
+        let refused = |text: &str| {
+            let config = toml::from_str::<Config>(text).unwrap();
+            let error = config.authorities(&config.nodes().unwrap()).unwrap_err().to_string();
+            assert!(error.contains("`tls_ca_file`") && !error.contains("host"), "{error}");
+            error
+        };
+        assert!(refused("url = \"redis://host\"\ntls_ca_file = \"/nowhere\"").contains("rediss://"));
+        assert!(refused("url = \"rediss://host\"\ntls_ca_file = \"/nowhere\"").contains("read"));
+        // A file that is there, and holds something else.
+        assert!(refused("url = \"rediss://host\"\ntls_ca_file = \"Cargo.toml\"").contains("read"));
     }
 }

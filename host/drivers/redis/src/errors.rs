@@ -26,6 +26,10 @@ fn meaning(error: &RedisError, effect: Effect) -> (ErrorKind, &'static str) {
     if error.is_connection_refusal() {
         return (ErrorKind::Unavailable, "the cache is not reachable");
     }
+    if is_certificate(error) {
+        // Nothing was sent.
+        return (ErrorKind::Unavailable, "the cache's certificate is not accepted");
+    }
     if error.is_timeout() {
         return (lost, "the cache did not answer in time");
     }
@@ -56,6 +60,11 @@ fn meaning(error: &RedisError, effect: Effect) -> (ErrorKind, &'static str) {
         }
         _ => (ErrorKind::Other, "the cache did not understand the command"),
     }
+}
+
+/// The words are rustls's; the tests would tell if they changed.
+fn is_certificate(error: &RedisError) -> bool {
+    error.is_io_error() && error.to_string().contains("invalid peer certificate")
 }
 
 /// Redis has no code of its own for these two (`t_string.c`: "value is not an integer or out of range", "increment or

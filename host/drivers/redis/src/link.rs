@@ -48,6 +48,7 @@ const GONE: u8 = 2;
 impl Link {
     pub(crate) fn new(config: &Config) -> Result<Self, OpenError> {
         let mut nodes = config.nodes()?;
+        let authorities = config.authorities(&nodes)?;
         let copies =
             (config.client_side_cache_bytes > 0).then(|| Arc::new(Copies::new(config.client_side_cache_bytes)));
         let to = if config.cluster_urls.is_empty() {
@@ -57,7 +58,11 @@ impl Link {
                 let settings = node.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
                 node = node.set_redis_settings(settings);
             }
-            let client = redis::Client::open(node).map_err(OpenError::Client)?;
+            let client = match authorities {
+                Some(authorities) => redis::Client::build_with_tls(node, authorities),
+                None => redis::Client::open(node),
+            };
+            let client = client.map_err(OpenError::Client)?;
             let mut settings = ConnectionManagerConfig::new()
                 .set_connection_timeout(Some(config.connect_timeout()))
                 .set_response_timeout(Some(config.response_timeout()))
@@ -76,14 +81,16 @@ impl Link {
             let manager = ConnectionManager::new_lazy_with_config(client, settings).map_err(OpenError::Client)?;
             To::One(Box::new(manager))
         } else {
-            let client = ClusterClient::builder(nodes)
+            let mut builder = ClusterClient::builder(nodes)
                 .connection_timeout(config.connect_timeout())
                 .response_timeout(config.response_timeout())
                 .retries(u32::try_from(RETRIES).unwrap_or(2))
                 .min_retry_wait(config.reconnect_min_ms)
-                .max_retry_wait(config.reconnect_max_ms)
-                .build()
-                .map_err(OpenError::Client)?;
+                .max_retry_wait(config.reconnect_max_ms);
+            if let Some(authorities) = authorities {
+                builder = builder.certs(authorities);
+            }
+            let client = builder.build().map_err(OpenError::Client)?;
             To::Many { client: Box::new(client), connection: OnceCell::new() }
         };
         Ok(Self { to, seen: AtomicU8::new(NOTHING_YET), copies })

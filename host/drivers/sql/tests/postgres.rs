@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{AMPLE, Admin, Subject, execute, kind, query, random_name};
+use common::{AMPLE, Admin, Subject, encrypted, execute, kind, query, random_name};
 use sandpost_ports::contract::sql::{Dialect, check};
 use sandpost_ports::sql::{Access, StatementLimits, Value};
 use sandpost_ports::{ErrorKind, Secret};
@@ -49,6 +49,14 @@ async fn the_contract_is_kept() {
     check(&*database, Dialect::Postgres).await;
     database.close().await;
     checked("sql contract", &server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_is_kept_encrypted() {
+    let Some(server) = sandpost_services::postgres_with_tls() else { return };
+    let cipher = "SELECT cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    encrypted::<Postgres>(&server, Dialect::Postgres, cipher).await;
+    checked("sql contract, encrypted", &server);
 }
 
 #[tokio::test(flavor = "multi_thread")]

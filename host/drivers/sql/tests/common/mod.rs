@@ -2,10 +2,11 @@
 //!
 //! Every check bounds its time, and looks at the server by a connection of its own.
 
+use sandpost_ports::contract::sql::{Dialect, check};
 use sandpost_ports::sql::{Access, Rows, StatementLimits, Value};
 use sandpost_ports::{ErrorKind, PortError, Secret};
 use sandpost_services::{Proxy, Server};
-use sandpost_sql::{Config, Database, OpenError};
+use sandpost_sql::{Config, Database, OpenError, Tls};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,28 @@ pub(crate) async fn execute(
 
 pub(crate) async fn query(database: &dyn Database, statement: &str) -> Result<Rows, PortError> {
     database.query(Access::ReadOnly, statement, vec![], AMPLE).await
+}
+
+/// The contract over TLS, and none of it with a server that nobody vouches for. `cipher` asks with what a session is encrypted.
+pub(crate) async fn encrypted<A: Admin>(server: &Server, dialect: Dialect, cipher: &str) {
+    // As the program does. Another test may have been first.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let open = |host: &str, trusted: bool| {
+        let tls_ca_file = server.authority().filter(|_| trusted).map(Into::into);
+        let url = server.url().replace("127.0.0.1", host);
+        A::open(&Config { tls: Some(Tls::VerifyFull), tls_ca_file, ..short(&url) }).unwrap()
+    };
+    let database = open("localhost", true);
+    check(&*database, dialect).await;
+    let found = query(&*database, cipher).await.unwrap();
+    assert!(matches!(&found.rows[0][0], Value::Text(cipher) if !cipher.is_empty()), "{found:?}");
+    database.close().await;
+    for (host, trusted) in [("localhost", false), ("127.0.0.1", true)] {
+        let database = open(host, trusted);
+        let answer = within(BOUND, query(&*database, "SELECT 1")).await;
+        assert_eq!(kind(answer), ErrorKind::Unavailable, "{host}, authority known: {trusted}");
+        database.close().await;
+    }
 }
 
 impl<'s, A: Admin> Subject<'s, A> {
