@@ -1,6 +1,6 @@
 //! The handlers: they perform their message's effects through the production code, and decide by chance.
 //!
-//! What a handler does for a message is the same in every attempt; whether it gets there is not. One that acknowledges
+//! How many attempts it admits is chance as well. What a handler does for a message is the same in every attempt; whether it gets there is not. One that acknowledges
 //! though an effect failed is marked as such, and nothing is asked of its effects.
 
 use crate::facts::{End, Handled};
@@ -11,7 +11,7 @@ use sandpost_interfaces::bindings::email::{Body, Envelope, Host as _, Mailbox, O
 use sandpost_interfaces::bindings::pubsub::{Host as _, Outgoing};
 use sandpost_interfaces::{Call, Context};
 use sandpost_message::{Fault, FaultKind, Outcome, PluginName, Verdict};
-use sandpost_ports::plugins::{Attempt, Handler, Identity, PluginInfo, Plugins};
+use sandpost_ports::plugins::{Admission, Attempt, Handler, Identity, PluginInfo, Plugins};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,14 @@ impl Handler for SimHandler {
 
     fn deadline_ms(&self) -> u64 {
         self.wiring.plan.deadline_ms
+    }
+
+    fn admission(&self) -> Admission {
+        self.wiring.sim.chance(|c| match c.below(20) {
+            0 => Admission::Rest { wait_ms: c.between(1, 3_000) },
+            1..=3 => Admission::One,
+            _ => Admission::Free,
+        })
     }
 
     async fn handle(&self, attempt: Attempt) -> Outcome {

@@ -3,10 +3,12 @@
 //! A handler that is missing is waited for, without pulling, up to the subscription's grace. Past it messages are pulled
 //! and become dead letters, until a handler is live: then they are handled again at once. The grace counts from when this
 //! host first found no handler.
+//!
+//! A handler that rests is waited for as well: nothing is pulled that would not be begun.
 
 use crate::context::Shared;
 use sandpost_message::{PluginName, SubscriptionName, TimestampMs};
-use sandpost_ports::plugins::{Handler, Plugins};
+use sandpost_ports::plugins::{Admission, Handler, Plugins};
 use sandpost_telemetry::events::dispatch::{HandlerChanged, HandlerPresence};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,10 +36,12 @@ pub(crate) enum Found {
 
 /// Whether to pull, and what for.
 pub(crate) enum Ready {
-    /// To handle; the handler's deadline.
+    /// To handle.
     Handle {
-        /// In milliseconds.
+        /// The handler's deadline.
         deadline_ms: u64,
+        /// One message at a time.
+        one: bool,
     },
     /// To make dead letters of it.
     GiveUp,
@@ -92,7 +96,11 @@ impl Route {
             // Polled before the look, so that a deployment in between is not missed.
             let already = futures_util::poll!(changed.as_mut()).is_ready();
             let until_ms = match self.look(shared.now_ms()) {
-                Found::Live(handler) => return Some(Ready::Handle { deadline_ms: handler.deadline_ms() }),
+                Found::Live(handler) => match handler.admission() {
+                    Admission::Free => return Some(Ready::Handle { deadline_ms: handler.deadline_ms(), one: false }),
+                    Admission::One => return Some(Ready::Handle { deadline_ms: handler.deadline_ms(), one: true }),
+                    Admission::Rest { wait_ms } => shared.now_ms().saturating_add(wait_ms),
+                },
                 Found::Missing => return Some(Ready::GiveUp),
                 Found::Awaited { until_ms } => until_ms,
             };

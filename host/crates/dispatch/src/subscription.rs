@@ -2,7 +2,9 @@
 //! a task of its own.
 //!
 //! Invariants
-//! - A pull asks for no more than the subscription's free places, and for no more than the host has free, but one.
+//! - A pull asks for no more than the subscription's free places, and for no more than the host has free, but one. Where the
+//!   handler admits one at a time, it asks for one, and nothing else of the subscription is at work. What was asked for before
+//!   the handler said so is begun all the same.
 //! - The host's places are taken one at a time, in the order of asking over all subscriptions: a flood on one waits in the
 //!   same line as a single message on another. What was pulled and waits in that line keeps its lease.
 //! - An error of the broker never ends the loop; only the stop does.
@@ -41,6 +43,9 @@ const GIVE_UP_MS: u64 = 30_000;
 const _: () = assert!(BACKSTOP_MS + CALL_MS_MAX < LEASE_SLACK_MS);
 // A waiting delivery is looked after before its slack is gone.
 const _: () = assert!(LEASE_LOOK_MS < LEASE_MARGIN_MS - LEASE_SLACK_MS);
+
+/// How soon it is asked again whether it has to be one message at a time: another version can have come meanwhile.
+const ONE_LOOK_MS: u64 = 100;
 
 /// Waits after a failed pull: a broker that restarts is found soon, one that is down is not hammered.
 const PULL_WAIT_MS_MIN: u64 = 100;
@@ -99,15 +104,23 @@ pub(crate) async fn run(bound: Arc<Bound>, opened: Option<Arc<dyn Subscription>>
     };
     let shared = &*bound.shared;
     let mut waits = Waits::new(PULL_WAIT_MS_MIN..=PULL_WAIT_MS_MAX);
-    while let Some(ready) = bound.route.ready(shared).await {
-        let work_ms = match ready {
-            Ready::Handle { deadline_ms } => deadline_ms,
-            Ready::GiveUp => GIVE_UP_MS,
-        };
-        let Some(Ok(own)) = shared.until_stop(Arc::clone(&bound.places).acquire_owned()).await else { break };
+    while let Some(Ok(own)) = shared.until_stop(Arc::clone(&bound.places).acquire_owned()).await {
         // Only this loop takes the subscription's places, so what is free now is free when the pull is answered.
         let free = bound.places.available_permits() + 1;
-        let max = free.min(shared.places.available_permits().max(1));
+        // Asked after that: what has ended, and made these places free, has had its say in it.
+        let Some(ready) = bound.route.ready(shared).await else { break };
+        let (work_ms, one) = match ready {
+            Ready::Handle { deadline_ms, one } => (deadline_ms, one),
+            Ready::GiveUp => (GIVE_UP_MS, false),
+        };
+        if one && free < bound.config.concurrency {
+            drop(own);
+            if !until_none_is_at_work(&bound).await {
+                break;
+            }
+            continue;
+        }
+        let max = if one { 1 } else { free.min(shared.places.available_permits().max(1)) };
         let lease_ms = work_ms.saturating_add(LEASE_MARGIN_MS);
         let Some(pulled) = shared.until_stop(queue.next(max, lease_ms)).await else { break };
         match pulled {
@@ -137,6 +150,19 @@ pub(crate) async fn run(bound: Arc<Bound>, opened: Option<Arc<dyn Subscription>>
                 }
             }
         }
+    }
+}
+
+/// Waits until every place of the subscription is free, or it is time to ask again; false once the stop has begun.
+async fn until_none_is_at_work(bound: &Bound) -> bool {
+    let shared = &*bound.shared;
+    let again_ms = shared.now_ms().saturating_add(ONE_LOOK_MS);
+    let all = u32::try_from(bound.config.concurrency).unwrap_or(u32::MAX);
+    tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => false,
+        _all = bound.places.acquire_many(all) => true,
+        () = shared.services.clock.sleep_until(again_ms) => true,
     }
 }
 

@@ -28,9 +28,26 @@ pub trait Handler: Send + Sync {
     /// The longest that one attempt can take, the host's own part included. A lease has to be longer.
     fn deadline_ms(&self) -> u64;
 
+    /// How many further attempts may begin now. Asked before messages are pulled; nothing that is at work depends on it.
+    fn admission(&self) -> Admission;
+
     /// Handles one delivery. Never panics for what a guest did; dropped, it ends the guest and its host calls, but an
     /// effect that was being handed over goes on to its end.
     async fn handle(&self, attempt: Attempt) -> Outcome;
+}
+
+/// How many further attempts of a handler may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// As many as there are places.
+    Free,
+    /// One at a time: how it ends shows how it goes on.
+    One,
+    /// None for now: its calls computed for long and failed.
+    Rest {
+        /// When to ask again; more than 0.
+        wait_ms: u64,
+    },
 }
 
 /// Which plugin, exactly.

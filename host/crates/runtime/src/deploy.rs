@@ -19,6 +19,7 @@ use crate::pace::Pace;
 use crate::plugins::Registry;
 use crate::trial::{self, ScratchPorts};
 use crate::version::Version;
+use crate::waste::Waste;
 use sandpost_interfaces::bindings::{HandlerPluginIndices, TemplatePluginIndices};
 use sandpost_interfaces::{Context, Grants, Ports};
 use sandpost_message::{Digest, PluginName};
@@ -286,6 +287,7 @@ impl Deployer {
             ports: self.ports.clone(),
             templates: self.registry.templates(),
         };
+        let waste = Waste::new(Duration::from_millis(limits.cpu_max_ms));
         let version = Arc::new(Version {
             manifest,
             limits: Arc::new(limits),
@@ -294,6 +296,7 @@ impl Deployer {
             engine,
             program: Arc::new(program),
             in_flight: AtomicU64::new(0),
+            waste,
         });
         Ok(Prepared { version, bytes, since })
     }

@@ -89,6 +89,8 @@ pub(crate) struct Plan {
 /// How a call ended.
 pub(crate) struct Ended<R> {
     pub(crate) answer: Result<R, Fault>,
+    /// What the guest computed.
+    pub(crate) computed: Duration,
     /// An effect whose outcome is unknown, and which is not to be done again.
     pub(crate) held: Option<String>,
     /// A provider that takes nothing for now.
@@ -97,7 +99,7 @@ pub(crate) struct Ended<R> {
 
 impl<R> From<Fault> for Ended<R> {
     fn from(fault: Fault) -> Self {
-        Self { answer: Err(fault), held: None, postponed: None }
+        Self { answer: Err(fault), computed: Duration::ZERO, held: None, postponed: None }
     }
 }
 
@@ -156,12 +158,13 @@ pub(crate) async fn run<R: Send + 'static>(
         }
         Ok(ended)
     };
-    match tokio::time::timeout_at(ends_at + GRACE, running).await {
+    let ended = match tokio::time::timeout_at(ends_at + GRACE, running).await {
         Ok(Ok(ended)) => ended,
         Ok(Err(Lost::Panicked)) => Fault::new(FaultKind::Host, "the host's own code failed in this call").into(),
         Ok(Err(Lost::Stopped)) => Fault::new(FaultKind::Stopped, "the host stopped").into(),
         Err(_elapsed) => deadline_fault(deadline).into(),
-    }
+    };
+    Ended { computed: meter.spent(), ..ended }
 }
 
 /// Why a guest has no end of its own.
@@ -219,7 +222,8 @@ async fn inside<R>(
     };
     let report = store.into_data().call.finish();
     ids.say(&output, answer.as_ref().err());
-    Ended { answer, held: report.held, postponed: report.postponed }
+    // The meter runs until this poll is over; who waits for it reads it.
+    Ended { answer, computed: Duration::ZERO, held: report.held, postponed: report.postponed }
 }
 
 fn deadline_fault(deadline: Duration) -> Fault {

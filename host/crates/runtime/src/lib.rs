@@ -29,6 +29,7 @@ mod plugins;
 mod priority;
 mod trial;
 mod version;
+mod waste;
 
 #[cfg(test)]
 mod testing;

@@ -9,11 +9,12 @@
 
 use crate::engine::{Engine, Purpose};
 use crate::instance::{Ended, GRACE, Plan, Program, run};
+use crate::waste::{self, Waste};
 use crate::{Limits, Manifest};
 use sandpost_interfaces::bindings::{self, Content, Failure, RenderError, Request, TemplateInfo};
 use sandpost_interfaces::{Context, Postponed};
 use sandpost_message::{Fault, FaultKind, Outcome, TimestampMs, Verdict};
-use sandpost_ports::plugins::{Attempt, Handler, Identity, LivePlugin};
+use sandpost_ports::plugins::{Admission, Attempt, Handler, Identity, LivePlugin};
 use sandpost_telemetry::events::runtime as events;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,8 @@ pub(crate) struct Version {
     pub(crate) engine: Arc<Engine>,
     pub(crate) program: Arc<Program>,
     pub(crate) in_flight: AtomicU64,
+    /// Of calls with messages.
+    pub(crate) waste: Waste,
 }
 
 impl Version {
@@ -63,7 +66,7 @@ impl Version {
     /// Handles one message. `context` is the version's own, or that of a trial.
     pub(crate) async fn attempt(&self, context: Arc<Context>, attempt: Attempt) -> Outcome {
         let plan = self.plan(context, Some(attempt.clone()), Purpose::Handle, self.deadline());
-        let Ended { answer, held, postponed } = run(
+        let Ended { answer, computed, held, postponed } = run(
             &self.engine,
             &self.program,
             plan,
@@ -82,11 +85,13 @@ impl Version {
         if let Some(reason) = held {
             return Outcome::Held { reason };
         }
-        match answer {
+        let outcome = match answer {
             Ok(Ok(())) => Verdict::Ack.into(),
             Ok(Err(failure)) => postpone(self.verdict(failure), postponed),
             Err(fault) => fault.into(),
-        }
+        };
+        self.account(&outcome, computed);
+        outcome
     }
 
     /// The templates that it says it has.
@@ -178,6 +183,21 @@ impl Version {
         Plan { context, attempt, limits: self.limits.clone(), purpose, deadline }
     }
 
+    /// What the call computed was wasted, or makes up for waste.
+    fn account(&self, outcome: &Outcome, computed: Duration) {
+        let now = Instant::now();
+        match outcome {
+            Outcome::Verdict(_) | Outcome::Postponed { .. } => self.waste.succeeded(computed, now),
+            Outcome::Fault(fault) if waste::is_own(fault.kind) => {
+                if let Some(rest) = self.waste.failed(computed, now) {
+                    let Identity { plugin, version, .. } = self.identity();
+                    events::PluginRests { plugin: plugin.as_str(), version, rest }.emit();
+                }
+            }
+            Outcome::Fault(_) | Outcome::Held { .. } => {}
+        }
+    }
+
     fn verdict(&self, failure: Failure) -> Outcome {
         let verdict = match failure {
             Failure::Retry(advice) => Verdict::Retry { reason: advice.reason, after_ms: advice.after },
@@ -203,6 +223,10 @@ impl Handler for Version {
     fn deadline_ms(&self) -> u64 {
         let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
         self.limits.deadline_ms.saturating_add(self.engine.config().instance_wait_ms).saturating_add(grace_ms)
+    }
+
+    fn admission(&self) -> Admission {
+        self.waste.admission(Instant::now())
     }
 
     async fn handle(&self, attempt: Attempt) -> Outcome {

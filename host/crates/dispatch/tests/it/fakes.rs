@@ -6,7 +6,7 @@ use sandpost_message::{Digest, Message, MessageId, Outcome, PluginName, Subscrip
 use sandpost_ports::broker::{Backlog, Broker, Delivery, Published, Receipt, Settlement, Subscription};
 use sandpost_ports::clock::{Clock, ManualClock};
 use sandpost_ports::health::Health;
-use sandpost_ports::plugins::{Attempt, Handler, Identity, PluginInfo, Plugins};
+use sandpost_ports::plugins::{Admission, Attempt, Handler, Identity, PluginInfo, Plugins};
 use sandpost_ports::state::{
     Claim, DeadLetter, DeadLetterFilter, DeadLetterId, DeadLetterStatus, DeadLetters, Deployment, Deployments,
     EffectKey, EffectState, Effects, Ledger, LedgerEntry, Owner, RecordedRequest, RequestClaim, Requests,
@@ -451,6 +451,7 @@ pub(crate) type Script = dyn Fn(Attempt) -> BoxFuture<'static, Outcome> + Send +
 struct ScriptedHandler {
     identity: Identity,
     deadline_ms: u64,
+    admission: Arc<Mutex<Admission>>,
     script: Box<Script>,
 }
 
@@ -462,6 +463,10 @@ impl Handler for ScriptedHandler {
 
     fn deadline_ms(&self) -> u64 {
         self.deadline_ms
+    }
+
+    fn admission(&self) -> Admission {
+        *self.admission.lock().unwrap()
     }
 
     async fn handle(&self, attempt: Attempt) -> Outcome {
@@ -477,19 +482,23 @@ pub(crate) struct ScriptedPlugins {
 }
 
 impl ScriptedPlugins {
+    /// What is deployed admits without a bound; what is returned changes what this version admits.
     pub(crate) fn deploy(
         &self,
         plugin: &str,
         version: &str,
         deadline_ms: u64,
         script: impl Fn(Attempt) -> BoxFuture<'static, Outcome> + Send + Sync + 'static,
-    ) {
+    ) -> Arc<Mutex<Admission>> {
         let plugin: PluginName = plugin.parse().unwrap();
         let identity =
             Identity { plugin: plugin.clone(), version: version.to_owned(), digest: Digest::from_bytes([7; 32]) };
-        let handler = Arc::new(ScriptedHandler { identity, deadline_ms, script: Box::new(script) });
+        let admission = Arc::new(Mutex::new(Admission::Free));
+        let handler =
+            Arc::new(ScriptedHandler { identity, deadline_ms, admission: admission.clone(), script: Box::new(script) });
         self.live.lock().unwrap().insert(plugin, handler);
         self.changed.notify_waiters();
+        admission
     }
 
     pub(crate) fn remove(&self, plugin: &str) {

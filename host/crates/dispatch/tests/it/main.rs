@@ -10,6 +10,7 @@ mod failures;
 mod fakes;
 mod flow;
 mod housekeeping;
+mod resting;
 mod routing;
 mod soak;
 mod spans;

@@ -177,6 +177,31 @@ impl PluginFault<'_> {
     }
 }
 
+/// A plugin computed for long and failed, again and again; none of its messages is begun for a while.
+pub struct PluginRests<'a> {
+    /// Which plugin.
+    pub plugin: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// For how long at first: calls that are at work and fail as well make it longer. Another version ends it.
+    pub rest: Duration,
+}
+
+impl PluginRests<'_> {
+    /// Counts it, and says so.
+    pub fn emit(self) {
+        let Self { plugin, version, rest } = self;
+        counter!("sandpost_plugin_rests_total", "plugin" => plugin.to_owned()).increment(1);
+        let rest_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(
+            plugin,
+            version,
+            rest_ms,
+            "A plugin computed for long and failed, again and again; its messages wait, uncounted, and are then tried one at a time."
+        );
+    }
+}
+
 /// What a plugin wrote to one of its standard streams during a call.
 pub struct PluginOutput<'a> {
     /// Which plugin.
