@@ -490,7 +490,8 @@ impl Scope {
             seen = self.long_works.load(Ordering::Relaxed);
             give_way().await;
         }
-        let since = Instant::now();
+        // Not the system's own: in the simulation this one stands still, and the same seed gives the same trace there.
+        let since = tokio::time::Instant::now();
         let done = work();
         if since.elapsed() >= LONG_WORK {
             self.long_works.fetch_add(1, Ordering::Relaxed);
