@@ -144,6 +144,12 @@ pub fn mongo() -> Option<Server> {
     )
 }
 
+/// FerretDB over TLS, with a certificate for `localhost` from [`Server::authority`], which the URL names.
+/// URL `mongodb://localhost:PORT/?directConnection=true&tls=true&tlsCAFile=…`.
+pub fn mongo_with_tls() -> Option<Server> {
+    answer("MongoDB (TLS)", mongo::with_tls())
+}
+
 /// `nx-27017` whatever else there is: it takes transactions, which FerretDB over SQLite refuses. As [`mongo`] otherwise.
 pub fn nx_27017() -> Option<Server> {
     answer("nx-27017", mongo::start_nx())

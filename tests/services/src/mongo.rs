@@ -2,6 +2,7 @@
 //!
 //! [`crate::Server::kind`] says which one it is. What the other two cannot do as MongoDB does is in `docs/services`.
 
+use crate::certificate::{self, Certificate};
 use crate::port::Port;
 use crate::process::{Process, Recipe, folder};
 use crate::server::{Missing, Server, Url};
@@ -9,13 +10,13 @@ use crate::{find, python};
 use rustix::process::Signal;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const INSTALL: &str = "install mongod, or Go or Python and run tests/services/install.sh";
 
 pub(crate) fn start() -> Result<Server, Missing> {
-    let ferretdb = find::services_folder().join("bin/ferretdb");
+    let ferretdb = ferretdb();
     if let Some(program) = find::program("mongod", &[]) {
         let version = find::version(&program, "--version");
         run("MongoDB", version, move |port, folder| {
@@ -24,18 +25,49 @@ pub(crate) fn start() -> Result<Server, Missing> {
             command
         })
     } else if ferretdb.is_file() {
-        run("FerretDB", ferretdb_version(), move |port, folder| {
-            let mut command = Command::new(&ferretdb);
-            command
-                .args(["--handler=sqlite", "--telemetry=disable", "--debug-addr=-", "--log-level=warn"])
-                .arg(format!("--listen-addr=127.0.0.1:{port}"))
-                .arg(format!("--sqlite-url=file:{}/", folder.display()))
-                .arg(format!("--state-dir={}", folder.display()));
-            command
-        })
+        run("FerretDB", ferretdb_version(), move |port, folder| ferretdb_on(&ferretdb, port, folder))
     } else {
         start_nx()
     }
+}
+
+/// TLS is on a port of its own: the other one tells when it is ready.
+pub(crate) fn with_tls() -> Result<Server, Missing> {
+    let program = ferretdb();
+    if !program.is_file() {
+        return Err(Missing::program("FerretDB", INSTALL));
+    }
+    let (tls, certificates) = (Port::reserve(), folder("mongo-tls")?);
+    let Certificate { authority, certificate, key } = certificate::issue(certificates.path())?;
+    let address = tls.address();
+    let server = run("FerretDB", ferretdb_version(), move |port, folder| {
+        let mut command = ferretdb_on(&program, port, folder);
+        let files = [("--listen-tls-cert-file", &certificate), ("--listen-tls-key-file", &key)];
+        command.arg(format!("--listen-tls={address}"));
+        command.args(files.map(|(option, path)| format!("{option}={}", path.display())));
+        // Theirs as long as it may be started again.
+        let _kept = &certificates;
+        command
+    })?;
+    let rest = format!("/?directConnection=true&tls=true&tlsCAFile={}", authority.display());
+    let url = Url::new("mongodb", "", address, &rest);
+    Ok(server
+        .with_authority(Some(authority))
+        .with_url(Url { host_and_port: format!("localhost:{}", tls.number()), ..url }))
+}
+
+fn ferretdb() -> PathBuf {
+    find::services_folder().join("bin/ferretdb")
+}
+
+fn ferretdb_on(program: &Path, port: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(["--handler=sqlite", "--telemetry=disable", "--debug-addr=-", "--log-level=warn"])
+        .arg(format!("--listen-addr=127.0.0.1:{port}"))
+        .arg(format!("--sqlite-url=file:{}/", folder.display()))
+        .arg(format!("--state-dir={}", folder.display()));
+    command
 }
 
 pub(crate) fn start_nx() -> Result<Server, Missing> {
@@ -54,7 +86,7 @@ pub(crate) fn start_nx() -> Result<Server, Missing> {
 fn run(
     kind: &str,
     version: String,
-    command: impl Fn(&str, &PathBuf) -> Command + Send + 'static,
+    command: impl Fn(&str, &Path) -> Command + Send + 'static,
 ) -> Result<Server, Missing> {
     let port = Port::reserve();
     let folder = folder("mongo")?;

@@ -72,6 +72,24 @@ async fn keeps_the_documents_contract() {
 }
 
 #[tokio::test]
+async fn a_server_is_spoken_to_by_tls_where_its_authority_is_trusted() {
+    let Some(server) = sandpost_services::mongo_with_tls() else { return };
+    let documents = to(&server, "encrypted");
+    documents.insert("notes", vec![json!({"_id": "n1", "text": "hello"})]).await.unwrap();
+    let found = documents.find("notes", json!({"_id": "n1"}), FindOptions::default()).await.unwrap();
+    assert_eq!(all(found).await, json!([{"_id": "n1", "text": "hello"}]));
+    checked("documents, encrypted", &server);
+
+    let untrusted = server.url().split("&tlsCAFile=").next().unwrap().to_owned();
+    for url in [untrusted, server.url().replace("localhost", "127.0.0.1")] {
+        let (url, database) = (Some(Secret::new(&url)), Some("encrypted".to_owned()));
+        let config = Config { url, database, server_selection_timeout_ms: Some(1_000), ..Config::default() };
+        let error = open(&config).unwrap().check().await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn values_come_back_as_they_went_in() {
     let Some(server) = sandpost_services::mongo() else { return };
     let documents = to(&server, "types");

@@ -34,6 +34,29 @@ async fn the_contract_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_contract_is_kept_encrypted() {
+    // As the program does. Another test may have been first.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let servers = [
+        (sandpost_services::mariadb_with_tls(), "ssl-mode=VERIFY_IDENTITY", "ssl-ca"),
+        (sandpost_services::postgres_with_tls(), "sslmode=verify-full", "sslrootcert"),
+    ];
+    for (server, verified, authority) in servers {
+        let Some(server) = server else { continue };
+        let url = |host: &str| format!("{}?{verified}", server.url().replace("127.0.0.1", host));
+        let trusting = |host: &str| format!("{}&{authority}={}", url(host), server.authority().unwrap().display());
+        let state = open_with(&trusting("localhost"), &prefix(), |_| {});
+        contract::state::check(Arc::clone(&state) as _).await;
+        sandpost_services::checked("state contract, encrypted", &server);
+        for url in [url("localhost"), trusting("127.0.0.1")] {
+            let state = open_with(&url, &prefix(), |_| {});
+            let error = state.held_dead_letter(&MessageId::new(), &"orders".parse().unwrap()).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Unavailable, "{error:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_hosts_one_gets_a_claim() {
     on_each(async |server| {
         let shared = prefix();
