@@ -7,7 +7,8 @@
 //!
 //! Invariants
 //! - A rest is ten times as long as what is over the allowance took to compute, and a minute at most. So the tenth holds up to six
-//!   seconds in vain at once; who may have more at work together, or in one call, wastes at most that much a minute.
+//!   seconds in vain at once. What is more than that, by many calls at work together or by one that may compute for long, is not
+//!   remembered, and such a version wastes more than a tenth.
 //! - It ends earlier once calls in flight end well and have computed as much, and at once with a swap, because waste is a
 //!   version's own.
 //! - Two calls in vain are no habit: nothing happens before more is wasted than two calls may compute.
