@@ -8,6 +8,7 @@
 //! - Over its memory a guest is ended by name: a refused growth would end most guests anyway, without saying why.
 
 use crate::Limits;
+use rustix::time::ClockId;
 use sandpost_interfaces::Call;
 use sandpost_message::{Fault, FaultKind};
 use std::cell::Cell;
@@ -123,28 +124,47 @@ impl wasmtime::ResourceLimiter for MemoryLimits {
 
 /// What a guest computed, in nanoseconds of its threads' own clocks: waiting, being displaced by other processes, and what
 /// another guest computed inside its host call do not count.
+///
+/// The system is asked for such a clock only where it matters, since asking takes as long as a short host call. A poll of at
+/// most [`SHORT_NS`] counts as long as it took. One that took longer counts what its thread computed meanwhile, and at most
+/// [`SHORT_NS`] of what the thread computed before.
 #[derive(Clone)]
 pub(crate) struct CpuMeter(Arc<CpuCounts>);
 
+/// Far below what anybody is ended for, and far above what most polls take.
+const SHORT_NS: u64 = 100_000;
+
+#[expect(clippy::struct_field_names, reason = "each is in nanoseconds")]
 struct CpuCounts {
     spent_ns: AtomicU64,
-    /// The thread's clock when the poll that is under way began.
-    since_ns: AtomicU64,
+    /// When the poll that is under way began.
+    began_ns: AtomicU64,
+    /// The thread's clock at that time, or shortly before.
+    since_cpu_ns: AtomicU64,
 }
 
 thread_local! {
     /// What guests inside of the poll under way on this thread computed.
     static INNER_NS: Cell<u64> = const { Cell::new(0) };
+    /// This thread's clock when it was last asked for.
+    static KNOWN: Cell<Known> = const { Cell::new(Known { cpu_ns: 0, at_ns: 0 }) };
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    cpu_ns: u64,
+    at_ns: u64,
 }
 
 impl CpuMeter {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(CpuCounts { spent_ns: AtomicU64::new(0), since_ns: AtomicU64::new(0) }))
+        let zero = || AtomicU64::new(0);
+        Self(Arc::new(CpuCounts { spent_ns: zero(), began_ns: zero(), since_cpu_ns: zero() }))
     }
 
     /// So far. Only inside a poll, on its thread.
     pub(crate) fn now_ns(&self) -> u64 {
-        self.at(thread_cpu_ns())
+        self.with(self.polled_ns())
     }
 
     /// In all polls that have ended.
@@ -154,14 +174,27 @@ impl CpuMeter {
 
     /// A poll begins on this thread; it ends with what is returned, also where it panics.
     pub(crate) fn begin(&self) -> Measured<'_> {
-        self.0.since_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+        let now_ns = clock_ns(ClockId::Monotonic);
+        let known = KNOWN.get();
+        let since_cpu_ns =
+            if now_ns.saturating_sub(known.at_ns) <= SHORT_NS { known.cpu_ns } else { ask_this_thread(now_ns) };
+        self.0.began_ns.store(now_ns, Ordering::Relaxed);
+        self.0.since_cpu_ns.store(since_cpu_ns, Ordering::Relaxed);
         Measured { meter: self, outer_ns: INNER_NS.replace(0) }
     }
 
-    fn at(&self, clock_ns: u64) -> u64 {
-        let CpuCounts { spent_ns, since_ns } = &*self.0;
-        let polled_ns = clock_ns.saturating_sub(since_ns.load(Ordering::Relaxed));
-        spent_ns.load(Ordering::Relaxed).saturating_add(polled_ns.saturating_sub(INNER_NS.get()))
+    /// What the poll under way has computed, with what guests inside of it have.
+    fn polled_ns(&self) -> u64 {
+        let now_ns = clock_ns(ClockId::Monotonic);
+        let took_ns = now_ns.saturating_sub(self.0.began_ns.load(Ordering::Relaxed));
+        if took_ns <= SHORT_NS {
+            return took_ns;
+        }
+        took_ns.min(ask_this_thread(now_ns).saturating_sub(self.0.since_cpu_ns.load(Ordering::Relaxed)))
+    }
+
+    fn with(&self, polled_ns: u64) -> u64 {
+        self.0.spent_ns.load(Ordering::Relaxed).saturating_add(polled_ns.saturating_sub(INNER_NS.get()))
     }
 }
 
@@ -174,16 +207,20 @@ pub(crate) struct Measured<'a> {
 
 impl Drop for Measured<'_> {
     fn drop(&mut self) {
-        let clock_ns = thread_cpu_ns();
-        let CpuCounts { spent_ns, since_ns } = &*self.meter.0;
-        spent_ns.store(self.meter.at(clock_ns), Ordering::Relaxed);
-        let polled_ns = clock_ns.saturating_sub(since_ns.load(Ordering::Relaxed));
+        let polled_ns = self.meter.polled_ns();
+        self.meter.0.spent_ns.store(self.meter.with(polled_ns), Ordering::Relaxed);
         INNER_NS.set(self.outer_ns.saturating_add(polled_ns));
     }
 }
 
-fn thread_cpu_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+fn ask_this_thread(now_ns: u64) -> u64 {
+    let cpu_ns = clock_ns(ClockId::ThreadCPUTime);
+    KNOWN.set(Known { cpu_ns, at_ns: now_ns });
+    cpu_ns
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
     let (seconds, nanos) =
         (u64::try_from(now.tv_sec).unwrap_or_default(), u64::try_from(now.tv_nsec).unwrap_or_default());
     seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
@@ -327,6 +364,36 @@ mod tests {
         compute(&meter, Duration::from_millis(25));
         drop(measured);
         assert!(meter.spent() >= Duration::from_millis(25));
+    }
+
+    #[test]
+    fn what_its_thread_computed_before_is_not_the_guests() {
+        let (other, meter) = (CpuMeter::new(), CpuMeter::new());
+        for _ in 0..2 {
+            let measured = other.begin();
+            compute(&other, other.spent() + Duration::from_millis(20));
+            drop(measured);
+            let measured = meter.begin();
+            // As if it were displaced for that long.
+            std::thread::sleep(Duration::from_millis(30));
+            drop(measured);
+        }
+        assert!(meter.spent() < Duration::from_millis(15), "{:?}", meter.spent());
+    }
+
+    #[test]
+    fn many_short_polls_add_up() {
+        let meter = CpuMeter::new();
+        let began = std::time::Instant::now();
+        for _ in 0..2_000 {
+            let measured = meter.begin();
+            let end_ns = clock_ns(ClockId::Monotonic) + SHORT_NS / 10;
+            while clock_ns(ClockId::Monotonic) < end_ns {
+                std::hint::spin_loop();
+            }
+            drop(measured);
+        }
+        assert!(meter.spent() >= Duration::from_millis(20) && meter.spent() <= began.elapsed(), "{:?}", meter.spent());
     }
 
     #[test]
