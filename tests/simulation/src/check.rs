@@ -145,6 +145,11 @@ fn times(world: &World, facts: &Facts, broken: &mut Vec<String>) {
     for settled in &facts.settled {
         let Settlement::RetryAt(at_ms) = settled.settlement else { continue };
         let who = name(world, &settled.spot);
+        // Its dead letter was kept and the answer lost: it comes again to be looked for there, not to be tried.
+        let again = facts.handled.iter().any(|h| h.spot == settled.spot && h.from_turn > settled.turn);
+        if !again && letter_of(world, &settled.spot).is_some() {
+            continue;
+        }
         let retry = &world.plan.subscriptions[&settled.spot.1].retry;
         let Some(tried) = facts.tried_under(settled) else {
             broken.push(format!("{who}: a retry was planned, and nothing was tried"));
