@@ -175,6 +175,7 @@ async fn run(mut input: Unstructured<'_>) -> Result<()> {
         limits: limits.clone(),
         ports: Arc::new(ports),
         templates: Arc::new(OneTemplate),
+        trial: false,
     };
     let call = Call::new(Arc::new(context), attempt, NOW_MS + 10_000);
     let mut guest =

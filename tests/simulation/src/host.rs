@@ -113,6 +113,7 @@ impl Host {
             limits: CallLimits::default(),
             ports: Arc::new(ports),
             templates: Arc::new(Nothing),
+            trial: false,
         };
         let plugins = Arc::new(SimPlugins { wiring, context: Arc::new(context) });
         let running = Arc::new(Mutex::new(None));

@@ -91,6 +91,8 @@ pub struct Context {
     pub ports: Arc<Ports>,
     /// The template plugin that is live.
     pub templates: Arc<dyn Templates>,
+    /// Its calls are a trial's: what lies behind is scratch, so that nothing of it counts as sent, published or read.
+    pub trial: bool,
 }
 
 /// What one call of a plugin may cost. A call handles one message.
@@ -312,7 +314,7 @@ pub(crate) struct Entered {
 }
 
 impl Call {
-    /// For one instance of this deployment. `attempt` is none outside of a message (a template, a trial): effects then
+    /// For one instance of this deployment. `attempt` is none where no message is handled (a template, a start): effects then
     /// go straight to the ports. `deadline_at_ms` is when the runtime ends the guest.
     pub fn new(context: Arc<Context>, attempt: Option<Attempt>, deadline_at_ms: TimestampMs) -> Self {
         let mut table = ResourceTable::new();

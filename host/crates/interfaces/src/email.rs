@@ -46,7 +46,7 @@ impl Host for Call {
         if let Err(error) = self.may_send(count) {
             self.report(&entered, &error);
             let word = error.word();
-            (0..count).for_each(|_| events::EmailEnded { outcome: word }.emit());
+            (0..count).for_each(|_| self.count_email(word));
             let error = SendError::Host(Error::from(error));
             self.leave_as(entered, word, 0)?;
             return Ok(vec![Err(error); count]);
@@ -152,8 +152,14 @@ impl Call {
                 SendError::Host(error.into())
             }
         });
-        events::EmailEnded { outcome: word(&answer) }.emit();
+        self.count_email(word(&answer));
         answer
+    }
+
+    fn count_email(&self, outcome: &'static str) {
+        if !self.scope.context.trial {
+            events::EmailEnded { outcome }.emit();
+        }
     }
 }
 

@@ -31,7 +31,7 @@ impl Host for Call {
             Ok(topic) => self.publish_all(&topic, vec![message]).await.pop().unwrap_or_else(|| Err(lost().into())),
             Err(error) => Err(error),
         };
-        ended(&answer);
+        self.count_publish(publish_outcome(&answer));
         self.leave(entered, answer.map(|published| published.id.to_string()), String::len)
     }
 
@@ -49,7 +49,7 @@ impl Host for Call {
             Err(error) => {
                 self.report(&entered, &error);
                 let word = error.word();
-                (0..count).for_each(|_| events::PublishEnded { outcome: word }.emit());
+                (0..count).for_each(|_| self.count_publish(word));
                 let error = Error::from(error);
                 self.leave_as(entered, word, 0)?;
                 return Ok(vec![Err(error); count]);
@@ -116,6 +116,12 @@ impl Call {
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost().into()))).collect()
     }
 
+    fn count_publish(&self, outcome: &'static str) {
+        if !self.scope.context.trial {
+            events::PublishEnded { outcome }.emit();
+        }
+    }
+
     fn leave_many(
         &mut self,
         entered: Entered,
@@ -125,7 +131,7 @@ impl Call {
         let mut outcome = "ok";
         let mut told = Vec::with_capacity(answers.len());
         for answer in answers {
-            ended(&answer);
+            self.count_publish(publish_outcome(&answer));
             told.push(match answer {
                 Ok(published) => {
                     bytes = bytes.saturating_add(published.id.as_str().len());
@@ -312,13 +318,13 @@ fn lost() -> PortError {
     PortError::new(ErrorKind::UnknownOutcome, "no answer came; it may or may not have been published")
 }
 
-fn ended(answer: &Result<Published, CallError>) {
-    let outcome = match answer {
+/// The word in metrics.
+fn publish_outcome(answer: &Result<Published, CallError>) -> &'static str {
+    match answer {
         Ok(Published { duplicate: false, .. }) => "stored",
         Ok(Published { duplicate: true, .. }) => "repeated",
         Err(error) => error.word(),
-    };
-    events::PublishEnded { outcome }.emit();
+    }
 }
 
 /// Tells one message of a call from another; means nothing outside of it.

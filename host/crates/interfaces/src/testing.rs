@@ -493,6 +493,7 @@ impl World {
             limits: self.limits.clone(),
             ports: Arc::new(ports),
             templates: Arc::new(FakeTemplates),
+            trial: false,
         };
         Call::new(Arc::new(context), attempt, self.clock.now_ms() + 10_000)
     }

@@ -277,6 +277,7 @@ impl Deployer {
             limits: limits.call.clone(),
             ports: self.ports.clone(),
             templates: self.registry.templates(),
+            trial: false,
         };
         let render_context = Context {
             identity: context.identity.clone(),
@@ -286,6 +287,7 @@ impl Deployer {
             limits: context.limits.clone(),
             ports: self.ports.clone(),
             templates: self.registry.templates(),
+            trial: false,
         };
         let waste = Waste::new(Duration::from_millis(limits.cpu_max_ms));
         let version = Arc::new(Version {

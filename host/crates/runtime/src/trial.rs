@@ -144,6 +144,7 @@ async fn handler(
         limits: own.limits.clone(),
         ports,
         templates: live.clone(),
+        trial: true,
     });
     let subscription: SubscriptionName = SUBSCRIPTION.parse().map_err(|error| format!("{error}"))?;
     let attempt = Attempt {
