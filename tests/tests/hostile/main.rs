@@ -30,6 +30,8 @@ const MEMORY_MARGIN_BYTES: u64 = 24 << 20;
 const PROGRESS_SHARE: usize = 10;
 /// How many messages of a guest may wait: as many as are at work at once, so that it is never idle unless it rests.
 const WAITING_MAX: usize = 4;
+/// How many messages a call may publish, by default (`publishes_max`).
+const PUBLISHES_MAX: usize = 100;
 /// How often each guest runs in one series.
 const MESSAGES: usize = 2;
 
@@ -273,6 +275,28 @@ fn flow_beside(host: &Host, names: &[&str], during: Duration) -> (Vec<Duration>,
     })
 }
 
+/// Beside as many messages as `publish-flood` publishes, from a publisher outside: what such traffic costs whoever sends it.
+fn flow_beside_publishes(host: &Host, during: Duration) -> Vec<Duration> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            let client = Client::new(host.address());
+            while !stop.load(Ordering::Relaxed) {
+                let next = Instant::now() + Duration::from_millis(100);
+                for _ in 0..PUBLISHES_MAX {
+                    let reply = client.post("/v1/topics/quiet/messages", &[], "{}").expect("an answer");
+                    assert_eq!(reply.status, 202, "{reply:?}");
+                }
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+        });
+        let took = flow(host, during);
+        stop.store(true, Ordering::Relaxed);
+        publishing.join().expect("the publisher ends");
+        took
+    })
+}
+
 #[test]
 fn another_topic_flows_beside_all_of_them_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -404,7 +428,7 @@ fn the_other_topics_latency() {
     let host = host(&Workshop::default(), &guests, &folder);
     flow(&host, Duration::from_secs(3));
     let rounds = std::env::var("SANDPOST_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    let mut floor = Paired::default();
+    let (mut floor, mut tame, mut published_from_outside) = (Paired::default(), Paired::default(), Paired::default());
     let mut rows: Vec<(Paired, usize)> = guests.iter().map(|_| (Paired::default(), 0)).collect();
     // Short windows in turns, so that what the machine does otherwise falls on all of them. Half of the time alone comes before
     // and half after, so that what grows or wanes does not look like the guest.
@@ -416,6 +440,10 @@ fn the_other_topics_latency() {
             let native = NativeLoop::start();
             floor.push(alone.clone(), flow(&host, FLOOR_WINDOW));
             drop(native);
+            tame.push(alone.clone(), flow_beside(&host, &["quiet"], TAME_WINDOW).0);
+            if guest.name == "publish-flood" {
+                published_from_outside.push(alone.clone(), flow_beside_publishes(&host, BESIDE_WINDOW));
+            }
             pairs.push(alone, beside);
             *published += count;
         }
@@ -434,6 +462,10 @@ fn the_other_topics_latency() {
         );
     };
     line("a native loop of the lowest priority", 0, &floor);
+    line("a tame guest with as many messages", 0, &tame);
+    if !published_from_outside.0.is_empty() {
+        line("what `publish-flood` publishes, published over HTTP", 0, &published_from_outside);
+    }
     let mut all = Paired::default();
     let mut all_published = 0;
     for (guest, (pairs, published)) in guests.iter().zip(rows) {
@@ -450,6 +482,8 @@ const ROUNDS: usize = 3;
 const BESIDE_WINDOW: Duration = Duration::from_secs(3);
 const ALONE_WINDOW: Duration = Duration::from_millis(1500);
 const FLOOR_WINDOW: Duration = Duration::from_millis(300);
+/// Ten messages a second for a guest that acknowledges: what any other traffic costs.
+const TAME_WINDOW: Duration = Duration::from_secs(3);
 
 /// For each round the times alone and the times beside, taken one right after the other.
 #[derive(Default)]
