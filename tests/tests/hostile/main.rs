@@ -440,7 +440,8 @@ fn the_other_topics_latency() {
             let native = NativeLoop::start();
             floor.push(alone.clone(), flow(&host, FLOOR_WINDOW));
             drop(native);
-            tame.push(alone.clone(), flow_beside(&host, &["quiet"], TAME_WINDOW).0);
+            // A guest that acknowledges: what any other traffic costs.
+            tame.push(alone.clone(), flow_beside(&host, &["quiet"], BESIDE_WINDOW).0);
             if guest.name == "publish-flood" {
                 published_from_outside.push(alone.clone(), flow_beside_publishes(&host, BESIDE_WINDOW));
             }
@@ -482,8 +483,6 @@ const ROUNDS: usize = 3;
 const BESIDE_WINDOW: Duration = Duration::from_secs(3);
 const ALONE_WINDOW: Duration = Duration::from_millis(1500);
 const FLOOR_WINDOW: Duration = Duration::from_millis(300);
-/// Ten messages a second for a guest that acknowledges: what any other traffic costs.
-const TAME_WINDOW: Duration = Duration::from_secs(3);
 
 /// For each round the times alone and the times beside, taken one right after the other.
 #[derive(Default)]
