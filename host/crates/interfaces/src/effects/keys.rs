@@ -1,7 +1,9 @@
 //! What an effect is known by: what it is, not when it was called.
 //!
 //! A second attempt at the same message makes the same keys, so that what the first one did is not done again. Keys are
-//! hashed: bounded whatever a plugin puts in, and without an address in the store.
+//! hashed: bounded whatever a plugin puts in, and without an address in the store. Before the hash stands the beginning of
+//! the message's id, which is its time: keys that are made together stand together in a store's index, where hashes alone
+//! would have each of them in a page of its own.
 //!
 //! Invariants
 //! - Parts are joined with their lengths, so that no two lists of parts make one text.
@@ -14,8 +16,11 @@ use sha2::{Digest as _, Sha256};
 
 /// Put before every hash: what it is, and the version of how it is made. A changed recipe needs a new number, or
 /// messages that are in flight over an update would be done twice under both.
-const EMAIL: &str = "e1-";
-const PUBLISH: &str = "p1-";
+const EMAIL: &str = "e2-";
+const PUBLISH: &str = "p2-";
+
+/// Characters of a message's id before the hash: in the ids that hosts make (UUID version 7) they are all of the time.
+const ID_CHARS: usize = 13;
 
 /// The key of an e-mail: message, subscription, recipients, and what it is (its template's name, or a hash of its parts).
 pub(crate) fn email(attempt: &Attempt, mut recipients: Vec<&str>, what: &str) -> EffectKey {
@@ -23,13 +28,14 @@ pub(crate) fn email(attempt: &Attempt, mut recipients: Vec<&str>, what: &str) ->
     recipients.dedup();
     let mut parts = vec![attempt.message.id.as_str(), attempt.subscription.as_str(), what];
     parts.extend(recipients);
-    hash(EMAIL, "made", &parts)
+    hash(&made(EMAIL, attempt), "made", &parts)
 }
 
 /// The key of a publish: message, subscription, topic, and the place of the call.
 pub(crate) fn publish(attempt: &Attempt, topic: &Topic, place: u64) -> EffectKey {
     let place = place.to_string();
-    hash(PUBLISH, "made", &[attempt.message.id.as_str(), attempt.subscription.as_str(), topic.as_str(), &place])
+    let parts = [attempt.message.id.as_str(), attempt.subscription.as_str(), topic.as_str(), &place];
+    hash(&made(PUBLISH, attempt), "made", &parts)
 }
 
 /// The key of an e-mail for which the plugin gave one.
@@ -45,6 +51,12 @@ pub(crate) fn given_publish(plugin: &PluginName, topic: &Topic, key: &str) -> Ef
 /// A name for an e-mail's own parts, where no template names it.
 pub(crate) fn parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     hash("parts-", "made", &parts.into_iter().collect::<Vec<_>>())
+}
+
+fn made(prefix: &str, attempt: &Attempt) -> String {
+    // Ids are ASCII; one that came from elsewhere may be shorter.
+    let id = attempt.message.id.as_str();
+    format!("{prefix}{}-", id.get(..ID_CHARS).unwrap_or(id))
 }
 
 fn hash(prefix: &str, kind: &str, parts: &[&str]) -> String {

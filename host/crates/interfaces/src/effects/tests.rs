@@ -290,6 +290,8 @@ async fn keys_tell_what_the_mail_is() {
     let (one, two) = ("mailer".parse().unwrap(), "other".parse().unwrap());
     assert_ne!(keys::given_email(&one, "k"), keys::given_email(&two, "k"));
     assert!(base.len() <= 512 && !base.contains('@'));
+    let id = world.attempt(1).message.id.clone();
+    assert!(base.starts_with(&format!("e2-{}", &id.as_str()[..13])), "messages of one time stand together");
 }
 
 #[tokio::test]
