@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - Calls run one after the other, whole; so each change is atomic to everybody. Those that wait together share a
-//!   transaction, each a part that fails by itself, and are answered once it is on disk.
+//!   transaction, each a part that fails by itself, and are answered once it is on disk. Where several did, the next ones are
+//!   waited for a moment: a sync of the disk costs the processor as much as several calls do.
 //! - A call that nobody waits for does not begin, and one that has begun stops and is undone.
 //! - A cursor holds a position and never a transaction.
 
@@ -28,6 +29,11 @@ const QUEUE_MAX: usize = 256;
 const TOGETHER_MAX: usize = 64;
 const TOGETHER: Duration = Duration::from_millis(5);
 
+/// From how many calls in one transaction on more are waited for before the next, and for how long at most; else for as long
+/// as the transaction before took.
+const GATHER_CALLS_MIN: usize = 3;
+const GATHER_MAX: Duration = Duration::from_millis(2);
+
 /// Does its part, and answers once it is told whether that is kept.
 type Job = Box<dyn FnOnce(&mut Store) -> Answer + Send>;
 
@@ -49,16 +55,20 @@ pub fn open(config: &Config) -> Result<Arc<SqliteDocuments>, OpenError> {
     std::thread::Builder::new()
         .name("documents".to_owned())
         .spawn(move || {
+            let mut gather = Duration::ZERO;
             while let Some(first) = receiver.blocking_recv() {
+                std::thread::sleep(gather);
                 let mut jobs = VecDeque::from([first]);
                 while jobs.len() < TOGETHER_MAX
                     && let Ok(job) = receiver.try_recv()
                 {
                     jobs.push_back(job);
                 }
+                let (several, since) = (jobs.len() >= GATHER_CALLS_MIN, Instant::now());
                 while !jobs.is_empty() {
                     serve(&mut store, &mut jobs);
                 }
+                gather = if several { since.elapsed().min(GATHER_MAX) } else { Duration::ZERO };
             }
         })
         .map_err(OpenError::Thread)?;

@@ -2,6 +2,8 @@
 //!
 //! Whatever waits, up to [`Config::batch_max`](crate::Config) commands, runs in one transaction; what was accepted is stored
 //! together, and those who wait for messages are served in the same transaction; then one commit, and only then the answers.
+//! Where many came at once, the next transaction waits a moment for more: a sync of the disk costs the processor as much as
+//! several commands do.
 //!
 //! Invariants
 //! - No answer before the commit, and none that says `Ok` without it.
@@ -27,6 +29,7 @@ use sandpost_ports::PortError;
 use sandpost_ports::clock::Clock;
 use std::fs::File;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// The longest sleep. A machine's clock that is set forward makes messages due without waking anybody.
@@ -37,6 +40,13 @@ const CLOCK_BACK_MS: u64 = 1_000;
 
 /// When ended leases are looked at again after that failed.
 const ENDS_AGAIN_MS: u64 = 1_000;
+
+/// From how many commands in one transaction on the next one waits for more. Fewer are what one message at a time brings,
+/// whose publisher would only wait longer.
+const GATHER_COMMANDS_MIN: usize = 8;
+
+/// How long it waits at most; else as long as the transaction before took.
+const GATHER_MAX: Duration = Duration::from_millis(2);
 
 /// Ids that are reserved in the file at once; what is left of them when the host stops is skipped.
 const IDS_RESERVED: i64 = 1 << 20;
@@ -208,6 +218,7 @@ impl Writer {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut told = Vec::new();
         let mut batch = Vec::with_capacity(self.batch_max.min(1024));
+        let mut gather = Duration::ZERO;
         loop {
             let wake_at_ms = self.wake_at_ms();
             let open = tokio::select! {
@@ -219,8 +230,19 @@ impl Writer {
             if !open {
                 break;
             }
+            if !gather.is_zero() && (1..self.batch_max).contains(&batch.len()) {
+                // The thread is the writer's own: nobody else waits.
+                std::thread::sleep(gather);
+                while batch.len() < self.batch_max
+                    && let Ok(command) = commands.try_recv()
+                {
+                    batch.push(command);
+                }
+            }
+            let (many, since) = (batch.len() >= GATHER_COMMANDS_MIN, Instant::now());
             let jobs = self.sort(&mut batch, &mut commands, &mut told);
             self.turn(jobs);
+            gather = if many { since.elapsed().min(GATHER_MAX) } else { Duration::ZERO };
         }
         // Leases that nobody took are undone, so that their attempts do not count after a restart.
         self.turn(Vec::new());
