@@ -226,6 +226,36 @@ async fn messages_that_handlers_published_follow_each_other_so_far_and_no_furthe
 }
 
 #[tokio::test]
+async fn whoever_publishes_one_by_one_without_end_is_paced() {
+    let world = World::new();
+    let mut call = world.call(1);
+    for _ in 0..17 {
+        call.publish("audit".into(), outgoing("1")).await.unwrap().unwrap();
+    }
+    let stored = || world.broker.messages.lock().unwrap().len();
+    {
+        let next = call.publish("audit".into(), outgoing("2"));
+        tokio::pin!(next);
+        for now_ms in 0..4 {
+            // Until nothing can move but the clock.
+            for _ in 0..100 {
+                tokio::select! {
+                    biased;
+                    _ = &mut next => panic!("it was stored after {now_ms} ms"),
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+            world.clock.advance(1);
+        }
+        assert_eq!(stored(), 17);
+        next.await.unwrap().unwrap();
+    }
+    world.clock.advance(4);
+    call.publish_many("audit".into(), vec![outgoing("3"), outgoing("4")]).await.unwrap();
+    assert_eq!(stored(), 20, "many at once wait once");
+}
+
+#[tokio::test]
 async fn outside_of_a_message_effects_go_straight() {
     let world = World::new();
     let mut call = world.call_with(None);
