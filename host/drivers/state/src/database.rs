@@ -266,7 +266,8 @@ impl Link {
     }
 
     fn is_lost(&self) {
-        let now_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        // Rounded up: a connection that rested since the same millisecond is from before it.
+        let now_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
         self.lost_at_ms.store(now_ms, Ordering::Relaxed);
         if self.is_up.swap(false, Ordering::Relaxed) {
             tracing::warn!(target: "sandpost_shared_state", "connection lost; the next call connects again");

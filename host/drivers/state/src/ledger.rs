@@ -2,6 +2,8 @@
 //!
 //! The order is that of `n`, which the database counts up: what was recorded after an earlier call was answered comes after it,
 //! whichever host recorded it.
+//!
+//! Not here: how calls go together in one statement (`recorder`).
 
 use crate::statement::{Row, Statement, Value};
 use crate::trouble::unreadable;
@@ -12,21 +14,13 @@ use sandpost_ports::state::{Ledger, LedgerEntry, Step};
 use serde::Deserialize as _;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
-/// Rows of one statement. Each length is a statement of its own that the server keeps prepared.
-const ROWS_MAX: usize = 64;
-
 const COLUMNS: usize = 10;
 
 #[async_trait::async_trait]
 impl Ledger for SharedState {
     async fn record(&self, mut entries: Vec<LedgerEntry>) -> Result<(), PortError> {
         entries.retain(|entry| self.keep.admits(entry.step));
-        let mut statements: Vec<Statement> = entries.chunks(ROWS_MAX).map(insert).collect();
-        match statements.len() {
-            0 => Ok(()),
-            1 => self.database.execute(statements.remove(0)).await.map(drop),
-            _ => self.database.transaction(statements).await,
-        }
+        self.recorder.record(entries).await
     }
 
     async fn history(&self, message: &MessageId) -> Result<Vec<LedgerEntry>, PortError> {
@@ -44,7 +38,8 @@ impl Ledger for SharedState {
     }
 }
 
-fn insert(entries: &[LedgerEntry]) -> Statement {
+/// One row each.
+pub(crate) fn insert(entries: &[&LedgerEntry]) -> Statement {
     let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; entries.len()].join(", ");
     let mut statement = Statement::new(format!(
         "INSERT INTO {{p}}ledger \

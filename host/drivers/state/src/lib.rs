@@ -25,6 +25,7 @@ mod effects;
 mod engine;
 mod ledger;
 mod migrate;
+mod recorder;
 mod requests;
 mod schema;
 mod statement;
@@ -33,6 +34,7 @@ mod trouble;
 pub use config::{Config, Dialect, OpenError};
 
 use database::Database;
+use recorder::Recorder;
 use sandpost_ports::PortError;
 use sandpost_ports::health::{Health, PoolUse};
 use sandpost_ports::state::Keep;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 /// The state in one database, under one prefix.
 pub struct SharedState {
     database: Arc<Database>,
+    recorder: Arc<Recorder>,
     keep: Keep,
     forget_batch_max: usize,
     deployments_kept_max: usize,
@@ -60,6 +63,7 @@ pub fn open(config: &Config) -> Result<Arc<SharedState>, OpenError> {
     let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
     let database = Database::open(settings, &runtime);
     Ok(Arc::new(SharedState {
+        recorder: Recorder::new(Arc::clone(&database), runtime),
         database,
         keep: config.ledger,
         forget_batch_max: config.forget_batch_max,

@@ -174,3 +174,39 @@ async fn the_ledger_keeps_what_it_is_told_and_deployments_have_a_bound() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_recorded_side_by_side_keep_their_order_and_fail_alone() {
+    on_each(async |server| {
+        let state = open_with(&server.url(), &prefix(), |_| {});
+        let message = Message::new("orders".parse().unwrap(), Vec::new(), T0_MS);
+        let entries = |call: u64| {
+            let mut entries: Vec<LedgerEntry> = (0..=call % 3)
+                .map(|row| LedgerEntry::of(&message, Step::Started, T0_MS, Some(&format!("{call}.{row}"))))
+                .collect();
+            if call % 50 == 7 {
+                // No column takes as much.
+                entries[0].trace_id = "0".repeat(10_000);
+            }
+            entries
+        };
+        // More than one statement takes, and one call that is more than a statement by itself.
+        let calls: Vec<Vec<LedgerEntry>> =
+            (0..300).map(entries).chain([(0..150).flat_map(|_| entries(2)).collect()]).collect();
+        let answers = futures_util::future::join_all(calls.iter().map(|call| state.record(call.clone()))).await;
+        let mut expected = Vec::new();
+        for (number, (call, answer)) in calls.iter().zip(answers).enumerate() {
+            if number % 50 == 7 {
+                let error = answer.unwrap_err();
+                assert!(matches!(error.kind, ErrorKind::Invalid), "{number}: {error:?}");
+            } else {
+                answer.unwrap();
+                expected.extend(call.iter().map(|entry| entry.detail.clone()));
+            }
+        }
+        let found: Vec<Option<String>> =
+            state.history(&message.id).await.unwrap().into_iter().map(|entry| entry.detail).collect();
+        assert_eq!(found, expected);
+    })
+    .await;
+}
