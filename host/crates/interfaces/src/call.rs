@@ -218,8 +218,6 @@ pub(crate) struct Budget {
     pub(crate) log_dropped: bool,
     pub(crate) publishes: u64,
     pub(crate) publish_calls: u64,
-    /// When the last paced one of them began.
-    pub(crate) published_at_ms: TimestampMs,
     pub(crate) emails: u64,
     pub(crate) places: HashMap<Topic, Places>,
     reported: u32,
