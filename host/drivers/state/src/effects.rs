@@ -29,45 +29,18 @@ impl Effects for SharedState {
         subscription: &SubscriptionName,
         now_ms: TimestampMs,
     ) -> Result<Claim, PortError> {
-        if key.len() > KEY_MAX_BYTES || owner.len() > KEY_MAX_BYTES {
-            return Err(PortError::invalid("the key of an effect, or its owner, is longer than 1024 bytes"));
-        }
-        for _ in 0..ROUNDS_MAX {
-            let insert = Statement::new(
-                "INSERT INTO {p}effects (effect_key, owner, state, message_id, subscription, claimed_at_ms) \
-                 VALUES (?, ?, ?, ?, ?, ?)",
-            )
-            .bind(key.as_bytes())
-            .bind(owner.as_bytes())
-            .bind(CLAIMED)
-            .bind(message.as_str())
-            .bind(subscription.as_str())
-            .bind(now_ms);
-            if self.database.insert_new(insert).await? {
-                return Ok(Claim::Ours);
-            }
-            match self.find(key).await? {
-                Some(Found { state: SENT, sent_id, .. }) => return Ok(Claim::Sent(sent_id)),
-                Some(Found { state: SENDING, owner, .. }) => return Ok(Claim::Sending { owner }),
-                Some(_) => {
-                    let take_over = Statement::new(
-                        "UPDATE {p}effects SET owner = ?, message_id = ?, subscription = ?, claimed_at_ms = ? \
-                         WHERE effect_key = ? AND state = ?",
-                    )
-                    .bind(owner.as_bytes())
-                    .bind(message.as_str())
-                    .bind(subscription.as_str())
-                    .bind(now_ms)
-                    .bind(key.as_bytes())
-                    .bind(CLAIMED);
-                    if self.database.execute(take_over).await? > 0 {
-                        return Ok(Claim::Ours);
-                    }
-                }
-                None => {}
-            }
-        }
-        Err(contended())
+        self.take(CLAIMED, key, owner, message, subscription, now_ms).await
+    }
+
+    async fn begin(
+        &self,
+        key: &EffectKey,
+        owner: &Owner,
+        message: &MessageId,
+        subscription: &SubscriptionName,
+        now_ms: TimestampMs,
+    ) -> Result<Claim, PortError> {
+        self.take(SENDING, key, owner, message, subscription, now_ms).await
     }
 
     async fn advance(&self, key: &EffectKey, owner: &Owner, to: EffectState) -> Result<(), PortError> {
@@ -179,6 +152,58 @@ struct Found {
 }
 
 impl SharedState {
+    /// Takes the key for its owner, at this state.
+    async fn take(
+        &self,
+        state: i64,
+        key: &EffectKey,
+        owner: &Owner,
+        message: &MessageId,
+        subscription: &SubscriptionName,
+        now_ms: TimestampMs,
+    ) -> Result<Claim, PortError> {
+        if key.len() > KEY_MAX_BYTES || owner.len() > KEY_MAX_BYTES {
+            return Err(PortError::invalid("the key of an effect, or its owner, is longer than 1024 bytes"));
+        }
+        for _ in 0..ROUNDS_MAX {
+            let insert = Statement::new(
+                "INSERT INTO {p}effects (effect_key, owner, state, message_id, subscription, claimed_at_ms) \
+                 VALUES (?, ?, ?, ?, ?, ?)",
+            )
+            .bind(key.as_bytes())
+            .bind(owner.as_bytes())
+            .bind(state)
+            .bind(message.as_str())
+            .bind(subscription.as_str())
+            .bind(now_ms);
+            if self.database.insert_new(insert).await? {
+                return Ok(Claim::Ours);
+            }
+            match self.find(key).await? {
+                Some(Found { state: SENT, sent_id, .. }) => return Ok(Claim::Sent(sent_id)),
+                Some(Found { state: SENDING, owner, .. }) => return Ok(Claim::Sending { owner }),
+                Some(_) => {
+                    let take_over = Statement::new(
+                        "UPDATE {p}effects SET owner = ?, state = ?, message_id = ?, subscription = ?, claimed_at_ms = ? \
+                         WHERE effect_key = ? AND state = ?",
+                    )
+                    .bind(owner.as_bytes())
+                    .bind(state)
+                    .bind(message.as_str())
+                    .bind(subscription.as_str())
+                    .bind(now_ms)
+                    .bind(key.as_bytes())
+                    .bind(CLAIMED);
+                    if self.database.execute(take_over).await? > 0 {
+                        return Ok(Claim::Ours);
+                    }
+                }
+                None => {}
+            }
+        }
+        Err(contended())
+    }
+
     async fn find(&self, key: &str) -> Result<Option<Found>, PortError> {
         let select = Statement::new("SELECT state, owner, sent_id FROM {p}effects WHERE effect_key = ?");
         let rows = self.database.query(select.bind(key.as_bytes())).await?;
