@@ -47,7 +47,7 @@ pub(crate) struct Database {
     prefix: String,
     pool_max: u32,
     operation_timeout: Duration,
-    ready_timeout: Duration,
+    call_timeout: Duration,
     retries_max: u32,
     phase: watch::Receiver<Phase>,
     /// Somebody waits for the tables: try now.
@@ -71,7 +71,7 @@ impl Database {
             prefix: settings.prefix.clone(),
             pool_max: settings.pool_max_connections,
             operation_timeout: settings.operation_timeout,
-            ready_timeout: settings.acquire_timeout + settings.operation_timeout,
+            call_timeout: settings.acquire_timeout + settings.operation_timeout,
             retries_max: settings.retries_max,
             phase,
             wanted: Arc::new(Notify::new()),
@@ -166,7 +166,7 @@ impl Database {
             Phase::Starting => false,
             Phase::Failed { tries, .. } => *tries > seen,
         };
-        let answer = tokio::time::timeout(self.ready_timeout, phase.wait_for(is_told)).await;
+        let answer = tokio::time::timeout(self.call_timeout, phase.wait_for(is_told)).await;
         match answer {
             Ok(Ok(phase)) => match &*phase {
                 Phase::Ready => Ok(()),
@@ -175,6 +175,11 @@ impl Database {
             },
             Ok(Err(_)) | Err(_) => Err(not_ready()),
         }
+    }
+
+    /// How long one try of a call may take: to a connection, and to the answer.
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.call_timeout
     }
 
     pub(crate) fn pool(&self) -> PoolUse {

@@ -8,6 +8,8 @@
 //! - No answer before the commit, and none that says `Ok` without it.
 //! - What the database refuses for one call's rows fails no other: they are recorded again, call by call. Where it did not
 //!   answer, or is not there, that is everybody's answer.
+//! - Behind a database that is not there nobody waits for long: after a statement that failed so, who has waited for as long
+//!   as one may take is told.
 //! - A caller that gives up leaves its rows; they are recorded all the same, as those of a statement under way are.
 //!
 //! Not here: the statement and its rows (`ledger`).
@@ -19,6 +21,7 @@ use sandpost_ports::state::LedgerEntry;
 use sandpost_ports::{ErrorKind, PortError};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -45,6 +48,7 @@ struct Queue {
 
 struct Waiting {
     entries: Vec<LedgerEntry>,
+    since: Instant,
     told: oneshot::Sender<Result<(), PortError>>,
 }
 
@@ -64,7 +68,7 @@ impl Recorder {
             if queue.waiting.len() >= WAITING_MAX {
                 return Err(PortError::new(ErrorKind::Unavailable, "the state's database does not keep up"));
             }
-            queue.waiting.push_back(Waiting { entries, told });
+            queue.waiting.push_back(Waiting { entries, since: Instant::now(), told });
             if !std::mem::replace(&mut queue.at_work, true) {
                 self.runtime.spawn(self.clone().work());
             }
@@ -85,8 +89,12 @@ impl Recorder {
                     }
                 }
                 outcome => {
+                    let late = if outcome.is_err() { self.take_late() } else { Vec::new() };
                     for call in calls {
                         call.told.send(same(&outcome)).ok();
+                    }
+                    for call in late {
+                        call.told.send(Err(not_there())).ok();
                     }
                 }
             }
@@ -110,6 +118,14 @@ impl Recorder {
         queue.at_work.then_some(calls)
     }
 
+    /// Those who have waited for as long as a statement may take.
+    fn take_late(&self) -> Vec<Waiting> {
+        let limit = self.database.call_timeout();
+        let mut queue = self.queue();
+        let late = queue.waiting.iter().take_while(|call| call.since.elapsed() >= limit).count();
+        queue.waiting.drain(..late).collect()
+    }
+
     /// All rows of these calls, or none.
     async fn write(&self, calls: &[Waiting]) -> Result<(), PortError> {
         let entries: Vec<&LedgerEntry> = calls.iter().flat_map(|call| &call.entries).collect();
@@ -129,6 +145,11 @@ impl Recorder {
 /// Whether the database has answered, and said no to what it was given.
 fn is_about_rows(error: &PortError) -> bool {
     !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::UnknownOutcome)
+}
+
+/// For those whose rows nobody tried to write.
+fn not_there() -> PortError {
+    PortError::new(ErrorKind::Unavailable, "the state's database does not answer")
 }
 
 /// The same answer for one more caller.

@@ -179,6 +179,13 @@ async fn a_network_that_is_gone_is_bounded_and_leaves_no_connection_behind() {
                 tokio::spawn(async move { count(&state, &message).await })
             })
             .collect();
+        // Many statements' worth, and one that is under way.
+        let other = MessageId::new();
+        let records = (0..1_000).map(|_| record(&state, &other));
+        for outcome in futures_util::future::join_all(records).await {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, ErrorKind::Unavailable | ErrorKind::UnknownOutcome), "{error}");
+        }
         for call in calls {
             assert_eq!(call.await.unwrap(), Err(ErrorKind::Unavailable));
         }
