@@ -37,10 +37,7 @@ impl Host for Call {
     async fn publish(&mut self, topic: String, message: Outgoing) -> wasmtime::Result<Result<String, Error>> {
         let entered = self.enter(PUBSUB, "publish", topic.len().saturating_add(size(&message)))?;
         let answer = match self.may_publish(&topic, 1) {
-            Ok(topic) => {
-                self.pace().await;
-                self.publish_all(&topic, vec![message]).await.pop().unwrap_or_else(|| Err(lost().into()))
-            }
+            Ok(topic) => self.publish_all(&topic, vec![message]).await.pop().unwrap_or_else(|| Err(lost().into())),
             Err(error) => Err(error),
         };
         self.count_publish(publish_outcome(&answer));
@@ -56,10 +53,7 @@ impl Host for Call {
         let entered = self.enter(PUBSUB, "publish-many", bytes)?;
         let count = messages.len();
         let answers = match self.may_publish(&topic, count) {
-            Ok(topic) => {
-                self.pace().await;
-                self.publish_all(&topic, messages).await
-            }
+            Ok(topic) => self.publish_all(&topic, messages).await,
             // The interface answers each message; what keeps all of them from going is told once.
             Err(error) => {
                 self.report(&entered, &error);
@@ -109,8 +103,9 @@ impl Call {
         self.scope.on_io(clock.sleep_until(next_ms)).await;
     }
 
-    /// One answer a message, in order.
+    /// One answer a message, in order. Paced.
     async fn publish_all(&mut self, topic: &Topic, outgoing: Vec<Outgoing>) -> Vec<Result<Published, CallError>> {
+        self.pace().await;
         let scope = self.scope.clone();
         let mut answers: Vec<Option<Result<Published, CallError>>> = outgoing.iter().map(|_| None).collect();
         let mut ready = Vec::with_capacity(outgoing.len());
