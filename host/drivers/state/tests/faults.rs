@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::{Held, on_each, open_with, prefix, until};
-use sandpost_message::{Message, MessageId};
+use common::{Held, end_connections, on_each, open_with, prefix, until};
+use sandpost_message::{Message, MessageId, SubscriptionName};
 use sandpost_ports::health::Health as _;
 use sandpost_ports::state::{Claim, EffectState, Effects as _, Ledger as _, LedgerEntry, Step};
 use sandpost_ports::{ErrorKind, Secret};
@@ -38,6 +38,10 @@ async fn record(state: &SharedState, message: &MessageId) -> Result<(), ErrorKin
     message_of.id = message.clone();
     let entry = LedgerEntry::of(&message_of, Step::Accepted, 1, None);
     state.record(vec![entry]).await.map_err(|error| error.kind)
+}
+
+fn orders() -> SubscriptionName {
+    "orders".parse().unwrap()
 }
 
 async fn count(state: &SharedState, message: &MessageId) -> Result<usize, ErrorKind> {
@@ -202,7 +206,8 @@ async fn a_network_that_is_gone_is_bounded_and_leaves_no_connection_behind() {
 async fn a_restart_under_load_loses_nothing() {
     on_each(async |server| {
         if !server.can_restart() {
-            return;
+            let why = "the server was given, and is not the test's to restart";
+            return sandpost_services::not_checked("state restart", why);
         }
         let state = open_with(&server.url(), &prefix(), short);
         state.check().await.unwrap();
@@ -273,6 +278,188 @@ async fn a_row_that_another_holds_is_waited_for_and_given_up() {
         outcome.unwrap();
         let of = state.effects_of(&message, &subscription).await.unwrap();
         assert_eq!(of, [(key, EffectState::Sending)], "the second try got it");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_answers_are_waited_for_and_those_that_are_too_slow_are_unknown() {
+    on_each(async |server| {
+        let proxy = Proxy::before(server.address());
+        let tables = prefix();
+        // One connection, on which the statements are prepared: what is slow are the answers.
+        let state = open_with(&server.url_at(proxy.address()), &tables, |config| {
+            config.pool_max_connections = 1;
+            config.operation_timeout_ms = 5_000;
+        });
+        let direct = open_with(&server.url(), &tables, short);
+        until("both are well", async || state.check().await.is_ok() && direct.check().await.is_ok()).await;
+        let owner = "owner".to_owned();
+        let begin = async |key: &str, message: &MessageId| {
+            state.begin(&key.to_owned(), &owner, message, &orders(), 1).await.map_err(|error| error.kind)
+        };
+        let effects = async |message: &MessageId| direct.effects_of(message, &orders()).await.unwrap();
+        let (in_time, late) = (MessageId::new(), MessageId::new());
+        record(&state, &MessageId::new()).await.unwrap();
+        begin("warm", &MessageId::new()).await.unwrap();
+        rested(&state).await;
+
+        proxy.delay(Duration::from_millis(50));
+        assert_eq!(record(&state, &in_time).await, Ok(()));
+        assert_eq!(begin("in time", &in_time).await, Ok(Claim::Ours));
+        assert_eq!(count(&state, &in_time).await, Ok(1));
+        assert_eq!(effects(&in_time).await, [("in time".to_owned(), EffectState::Sending)]);
+
+        // There and back takes longer than a call may.
+        rested(&state).await;
+        proxy.delay(Duration::from_secs(3));
+        let started = Instant::now();
+        assert_eq!(record(&state, &late).await, Err(ErrorKind::UnknownOutcome));
+        assert!(started.elapsed() < BOUND, "{:?}", started.elapsed());
+        until("the request went through", async || count(&direct, &late).await == Ok(1)).await;
+        proxy.pass();
+        until("it goes on", async || count(&state, &late).await.is_ok()).await;
+        begin("warm again", &MessageId::new()).await.unwrap();
+        rested(&state).await;
+        proxy.delay(Duration::from_secs(3));
+        assert_eq!(begin("late", &late).await, Err(ErrorKind::UnknownOutcome));
+        until("the request went through", async || effects(&late).await.len() == 1).await;
+        proxy.pass();
+        // Whoever comes after that is told that somebody was at it.
+        until("it goes on", async || count(&state, &late).await.is_ok()).await;
+        assert_eq!(begin("late", &late).await, Ok(Claim::Sending { owner: owner.clone() }));
+        assert_eq!(count(&direct, &late).await, Ok(1), "nothing was recorded twice");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_pool_is_unavailable_and_does_nothing() {
+    on_each(async |server| {
+        let tables = prefix();
+        let state = open_with(&server.url(), &tables, |config| {
+            config.pool_max_connections = 2;
+            config.acquire_timeout_ms = 500;
+            config.operation_timeout_ms = 30_000;
+            config.lock_timeout_ms = 30_000;
+        });
+        let (owner, message) = ("owner".to_owned(), MessageId::new());
+        let keys = ["first", "second"].map(str::to_owned);
+        for key in &keys {
+            assert_eq!(state.claim(key, &owner, &message, &orders(), 1).await.unwrap(), Claim::Ours);
+        }
+        let held = Held::take(server, &format!("SELECT state FROM {tables}effects FOR UPDATE")).await;
+        let waiting = keys.clone().map(|key| {
+            let (state, owner) = (Arc::clone(&state), owner.clone());
+            tokio::spawn(async move { state.advance(&key, &owner, EffectState::Sending).await })
+        });
+        until("both connections are in use", async || state.pool().unwrap().in_use == 2).await;
+        let refused = MessageId::new();
+        let started = Instant::now();
+        let error = state.history(&refused).await.unwrap_err();
+        assert!(error.kind == ErrorKind::Unavailable && error.message.contains("in use"), "{error}");
+        assert_eq!(record(&state, &refused).await, Err(ErrorKind::Unavailable));
+        let claim = state.claim(&"third".to_owned(), &owner, &refused, &orders(), 1).await;
+        assert_eq!(claim.unwrap_err().kind, ErrorKind::Unavailable);
+        assert!(started.elapsed() < BOUND, "{:?}", started.elapsed());
+        held.let_go().await;
+        for waiting in waiting {
+            waiting.await.unwrap().unwrap();
+        }
+        let sending = keys.map(|key| (key, EffectState::Sending));
+        assert_eq!(state.effects_of(&message, &orders()).await.unwrap(), sending);
+        assert_eq!(count(&state, &refused).await, Ok(0), "nothing was done");
+        assert_eq!(state.effects_of(&refused, &orders()).await.unwrap(), []);
+        assert_eq!(record(&state, &refused).await, Ok(()));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_the_server_ends_in_the_middle_of_a_write_is_unknown() {
+    on_each(async |server| {
+        let tables = prefix();
+        let state = open_with(&server.url(), &tables, |config| {
+            config.operation_timeout_ms = 30_000;
+            config.lock_timeout_ms = 30_000;
+        });
+        let (key, owner, message) = ("key".to_owned(), "owner".to_owned(), MessageId::new());
+        assert_eq!(state.claim(&key, &owner, &message, &orders(), 1).await.unwrap(), Claim::Ours);
+        let held = Held::take(server, &format!("SELECT state FROM {tables}effects FOR UPDATE")).await;
+        let waiting = tokio::spawn({
+            let (state, key, owner) = (Arc::clone(&state), key.clone(), owner.clone());
+            async move { state.advance(&key, &owner, EffectState::Sending).await }
+        });
+        until("it is ended", async || {
+            end_connections(server, &format!("UPDATE {tables}effects")).await;
+            waiting.is_finished()
+        })
+        .await;
+        assert_eq!(waiting.await.unwrap().unwrap_err().kind, ErrorKind::UnknownOutcome);
+        held.let_go().await;
+        // It was not done, and does not come later.
+        let of = state.effects_of(&message, &orders()).await.unwrap();
+        assert_eq!(of, [(key.clone(), EffectState::Claimed)]);
+        state.advance(&key, &owner, EffectState::Sending).await.unwrap();
+        assert_eq!(state.effects_of(&message, &orders()).await.unwrap(), [(key, EffectState::Sending)]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_the_server_ends_under_load_lose_nothing_and_double_nothing() {
+    on_each(async |server| {
+        if !server.can_restart() {
+            let why = "the server was given, and has connections of others";
+            return sandpost_services::not_checked("state whose connections are ended", why);
+        }
+        let state = open_with(&server.url(), &prefix(), short);
+        state.check().await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicUsize::new(0));
+        let writers: Vec<_> = (0..8)
+            .map(|writer| {
+                let (state, stop, answered) = (Arc::clone(&state), Arc::clone(&stop), Arc::clone(&answered));
+                tokio::spawn(async move {
+                    let (owner, mut outcomes) = (format!("writer {writer}"), Vec::new());
+                    while !stop.load(Ordering::Relaxed) {
+                        let message = MessageId::new();
+                        let key = format!("effect of {}", message.as_str());
+                        let recorded = record(&state, &message).await;
+                        let begun = state.begin(&key, &owner, &message, &orders(), 1).await;
+                        let begun = begun.map(|claim| assert_eq!(claim, Claim::Ours)).map_err(|error| error.kind);
+                        answered.fetch_add(usize::from(recorded.is_ok() && begun.is_ok()), Ordering::Relaxed);
+                        outcomes.push((message, recorded, begun));
+                    }
+                    outcomes
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            let before = answered.load(Ordering::Relaxed);
+            until("the load goes on", async || answered.load(Ordering::Relaxed) > before + 10).await;
+            end_connections(server, "").await;
+        }
+        let before = answered.load(Ordering::Relaxed);
+        until("the load goes on", async || answered.load(Ordering::Relaxed) > before + 10).await;
+        stop.store(true, Ordering::Relaxed);
+        let fits = |outcome: &Result<(), ErrorKind>, there: usize| match outcome {
+            Ok(()) => there == 1,
+            Err(ErrorKind::UnknownOutcome) => there <= 1,
+            Err(ErrorKind::Unavailable) => there == 0,
+            Err(_) => false,
+        };
+        let mut failed = 0;
+        for writer in writers {
+            for (message, recorded, begun) in writer.await.unwrap() {
+                let steps = count(&state, &message).await.unwrap();
+                assert!(fits(&recorded, steps), "{steps} steps where it was {recorded:?}");
+                let effects = state.effects_of(&message, &orders()).await.unwrap();
+                assert!(fits(&begun, effects.len()), "{effects:?} where it was {begun:?}");
+                failed += usize::from(recorded.is_err()) + usize::from(begun.is_err());
+            }
+        }
+        assert!(failed > 0, "no end was noticed");
     })
     .await;
 }

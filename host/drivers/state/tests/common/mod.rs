@@ -68,3 +68,23 @@ impl Held {
         }
     }
 }
+
+/// Has the server end the connections that are at a statement with this text in it, or, of no text, all but its own.
+pub(crate) async fn end_connections(server: &Server, at: &str) {
+    if server.url().starts_with("mysql") {
+        let kill = format!(
+            "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END; FOR one IN (SELECT id FROM \
+             information_schema.processlist WHERE COALESCE(info, '') LIKE '%{at}%' AND id <> CONNECTION_ID() AND \
+             command <> 'Daemon') DO KILL CONNECTION one.id; END FOR; END"
+        );
+        let mut connection = sqlx::MySqlConnection::connect(&server.url()).await.unwrap();
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(kill))).await.unwrap();
+    } else {
+        let kill = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> \
+             pg_backend_pid() AND query LIKE '%{at}%' AND (state = 'active' OR '{at}' = '')"
+        );
+        let mut connection = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(kill))).await.unwrap();
+    }
+}
