@@ -9,12 +9,14 @@ use crate::bindings::sql::{HostConnection as _, HostTransaction as _};
 use crate::bindings::{Error, Request, cache, config, health, templates};
 use crate::testing::{World, port_error};
 use crate::{Call, add_to_linker};
+use bytes::Bytes;
 use sandpost_message::{Fault, FaultKind, Message};
 use sandpost_ports::ErrorKind;
 use sandpost_ports::sql::Access;
 use sandpost_ports::state::{EffectState, Step};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use wasmtime::component::{Linker, Resource};
 
 fn outgoing(body: &str) -> Outgoing {
@@ -87,6 +89,29 @@ async fn cache_keys_are_in_the_plugins_scope() {
     let mut call = world.call(1);
     assert_eq!(cache::Host::get(&mut call, "user:1".into()).await.unwrap().unwrap(), None);
     assert!(matches!(call.take("user:1".into()).await.unwrap(), Err(Error::Denied(_))));
+}
+
+#[tokio::test]
+async fn without_a_scope_a_plugin_has_the_keys_of_before_and_its_grants_alone() {
+    let mut world = World::new();
+    world.cache_scope = String::new();
+    world.grants.cache[0].prefix = "user:".into();
+    let before = (Bytes::from_static(b"before"), Duration::from_mins(1));
+    for key in ["host:user:1", "host:session:1"] {
+        world.cache.0.lock().unwrap().insert(key.into(), before.clone());
+    }
+    let mut call = world.call(1);
+    assert_eq!(cache::Host::get(&mut call, "user:1".into()).await.unwrap().unwrap().as_deref(), Some(&b"before"[..]));
+    assert!(call.set("user:2".into(), b"x".to_vec(), None, Condition::Always).await.unwrap().unwrap());
+    assert!(world.cache.0.lock().unwrap().contains_key("host:user:2"));
+    // There is no scope that would keep it from others' keys: its grants do.
+    let others = cache::Host::get(&mut call, "session:1".into()).await.unwrap();
+    assert!(matches!(others, Err(Error::Denied(_))), "{others:?}");
+    for prefix in ["", "session:", "us"] {
+        assert!(call.delete_prefix(prefix.into()).await.unwrap().is_err(), "{prefix:?}");
+    }
+    assert_eq!(call.delete_prefix("user:".into()).await.unwrap().unwrap(), 2);
+    assert_eq!(world.cache.0.lock().unwrap().keys().collect::<Vec<_>>(), ["host:session:1"]);
 }
 
 #[tokio::test]
