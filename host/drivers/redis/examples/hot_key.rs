@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a program to be looked at")]
 
 use bytes::Bytes;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use sandpost_ports::Secret;
 use sandpost_ports::cache::{Cache as _, Condition};
 use sandpost_redis::{Config, RedisCache, open};
@@ -134,8 +133,8 @@ async fn stale_own(cache: &Arc<RedisCache>) -> u32 {
 async fn stale_library(url: &str) -> u32 {
     let separator = if url.contains('?') { '&' } else { '?' };
     let client = redis::Client::open(format!("{url}{separator}protocol=resp3")).unwrap();
-    let settings = ConnectionManagerConfig::new().set_cache_config(redis::caching::CacheConfig::new());
-    let line = ConnectionManager::new_with_config(client, settings).await.unwrap();
+    let settings = redis::AsyncConnectionConfig::new().set_cache_config(redis::caching::CacheConfig::new());
+    let line = client.get_multiplexed_async_connection_with_config(&settings).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let mut others = tokio::task::JoinSet::new();
     for _ in 0..3 {

@@ -22,11 +22,15 @@ pub struct Config {
     /// `rediss://` then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_ca_file: Option<PathBuf>,
-    /// How long making a connection may take. Default 2 000, the longest wait between two tries of the origin documents.
+    /// How long making a connection may take, and how long calls wait for one that was lost. Default 2 000, the longest wait
+    /// between two tries of the origin documents.
     pub connect_timeout_ms: u64,
     /// How long one answer may take. Default 2 000: a cache that needs longer is slower than what it stands in for.
     pub response_timeout_ms: u64,
-    /// The wait before a lost connection is tried again; it grows up to the longest. Default 50.
+    /// How long all answers of one call may take, which counts where it is many commands: deleting by prefix, keys by the
+    /// thousand. Default 30 000.
+    pub call_timeout_ms: u64,
+    /// The wait before a lost connection is tried again, and by how much it grows with each try, up to the longest. Default 50.
     pub reconnect_min_ms: u64,
     /// Default 2 000.
     pub reconnect_max_ms: u64,
@@ -46,6 +50,7 @@ impl Default for Config {
             tls_ca_file: None,
             connect_timeout_ms: 2_000,
             response_timeout_ms: 2_000,
+            call_timeout_ms: 30_000,
             reconnect_min_ms: 50,
             reconnect_max_ms: 2_000,
             batch_max: 500,
@@ -89,6 +94,7 @@ impl Config {
         for (name, value) in [
             ("connect_timeout_ms", self.connect_timeout_ms),
             ("response_timeout_ms", self.response_timeout_ms),
+            ("call_timeout_ms", self.call_timeout_ms),
             ("reconnect_min_ms", self.reconnect_min_ms),
             ("reconnect_max_ms", self.reconnect_max_ms),
             ("batch_max", self.batch_max as u64),

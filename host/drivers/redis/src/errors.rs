@@ -18,11 +18,23 @@ pub(crate) fn failed(error: RedisError, effect: Effect) -> PortError {
     PortError::new(kind, message).because(error)
 }
 
+/// Its commands were answered, each in its time, but were too many for the time of one call.
+pub(crate) fn unanswered(effect: Effect) -> PortError {
+    PortError::new(effect.lost(), "the cache did not answer in time")
+}
+
+impl Effect {
+    /// What it means that nobody knows.
+    fn lost(self) -> ErrorKind {
+        match self {
+            Self::Reads => ErrorKind::Unavailable,
+            Self::Writes => ErrorKind::UnknownOutcome,
+        }
+    }
+}
+
 fn meaning(error: &RedisError, effect: Effect) -> (ErrorKind, &'static str) {
-    let lost = match effect {
-        Effect::Reads => ErrorKind::Unavailable,
-        Effect::Writes => ErrorKind::UnknownOutcome,
-    };
+    let lost = effect.lost();
     if error.is_connection_refusal() {
         return (ErrorKind::Unavailable, "the cache is not reachable");
     }

@@ -4,9 +4,9 @@
 //! Keys come whole: prefix and scope were put on before, so that a team's keys of before stay readable.
 //!
 //! Invariants
-//! - Opening never waits for Redis and never fails because it is down: the connection is made by the first call, and made
-//!   again by whichever call comes after it was lost.
-//! - Every call ends: connecting and each answer have a time.
+//! - Opening never waits for Redis and never fails because it is down: the first call asks for a connection, and one that was
+//!   lost is made again, for ever, whether anybody calls or not.
+//! - Every call ends: waiting for a connection, each answer and the whole have a time.
 //! - A write whose answer did not come is [`ErrorKind::UnknownOutcome`](sandpost_ports::ErrorKind); a read is
 //!   [`ErrorKind::Unavailable`](sandpost_ports::ErrorKind), because reading twice does no harm.
 //! - Nothing here blocks a connection that others share: no `BLPOP`, no `SUBSCRIBE`, no `KEYS`.
@@ -25,6 +25,7 @@ mod figures;
 mod link;
 mod prefix;
 mod requests;
+mod server;
 
 pub use bucket::{Bucket, Turn};
 pub use cache::RedisCache;

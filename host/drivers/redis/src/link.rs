@@ -1,42 +1,50 @@
-//! The connection: one server or a cluster, shared by all calls, made when it is needed and made again when it was lost.
+//! The way to Redis: one server or a cluster, shared by all calls.
 //!
-//! Commands go over it side by side; none of them may block it.
+//! Commands go over it side by side; none of them may block it. Every call ends.
+//!
+//! Not here: how one server's connection is made again (`server`); a cluster's client does that itself.
 
 use crate::config::{Config, OpenError};
 use crate::copies::Copies;
-use crate::errors::{Effect, failed};
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use crate::errors::{Effect, failed, unanswered};
+use crate::server::{Server, is_gone};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::caching::{CacheConfig, CacheMode};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, Pipeline, ProtocolVersion, PushInfo, RedisError, RedisFuture, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisError, RedisFuture, RedisResult, Value,
+};
 use sandpost_ports::PortError;
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
-/// Tries to connect that one call waits for, beside the first. The next call begins anew.
-const RETRIES: usize = 2;
+/// How often a cluster's client sends a command again, to where it was pointed or over a new connection.
+const CLUSTER_RETRIES: u32 = 2;
 
 /// The way to Redis.
 pub(crate) struct Link {
     to: To,
+    call_timeout: Duration,
     seen: AtomicU8,
     /// Where this host keeps copies of what it read.
     copies: Option<Arc<Copies>>,
 }
 
 enum To {
-    One(Box<ConnectionManager>),
+    One(Arc<Server>),
     Many { client: Box<ClusterClient>, connection: OnceCell<ClusterConnection> },
 }
 
 /// A connection for one call. Clones of it share the same sockets.
 #[derive(Clone)]
 pub(crate) enum Line {
-    One(ConnectionManager),
+    One { number: u64, connection: MultiplexedConnection },
     Many(ClusterConnection),
 }
 
@@ -63,12 +71,9 @@ impl Link {
                 None => redis::Client::open(node),
             };
             let client = client.map_err(OpenError::Client)?;
-            let mut settings = ConnectionManagerConfig::new()
+            let mut settings = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(config.connect_timeout()))
-                .set_response_timeout(Some(config.response_timeout()))
-                .set_number_of_retries(RETRIES)
-                .set_min_delay(std::time::Duration::from_millis(config.reconnect_min_ms))
-                .set_max_delay(std::time::Duration::from_millis(config.reconnect_max_ms));
+                .set_response_timeout(Some(config.response_timeout()));
             if let Some(copies) = copies.clone() {
                 // The client's own cache is opened for one thing: each new connection then begins with `CLIENT TRACKING ON
                 // OPTIN`. No command opts in to it, so it keeps nothing.
@@ -78,13 +83,12 @@ impl Link {
                     Ok::<(), Infallible>(())
                 });
             }
-            let manager = ConnectionManager::new_lazy_with_config(client, settings).map_err(OpenError::Client)?;
-            To::One(Box::new(manager))
+            To::One(Server::new(client, settings, config))
         } else {
             let mut builder = ClusterClient::builder(nodes)
                 .connection_timeout(config.connect_timeout())
                 .response_timeout(config.response_timeout())
-                .retries(u32::try_from(RETRIES).unwrap_or(2))
+                .retries(CLUSTER_RETRIES)
                 .min_retry_wait(config.reconnect_min_ms)
                 .max_retry_wait(config.reconnect_max_ms);
             if let Some(authorities) = authorities {
@@ -93,7 +97,8 @@ impl Link {
             let client = builder.build().map_err(OpenError::Client)?;
             To::Many { client: Box::new(client), connection: OnceCell::new() }
         };
-        Ok(Self { to, seen: AtomicU8::new(NOTHING_YET), copies })
+        let call_timeout = Duration::from_millis(config.call_timeout_ms);
+        Ok(Self { to, call_timeout, seen: AtomicU8::new(NOTHING_YET), copies })
     }
 
     /// What this host keeps copies in, where it does.
@@ -111,8 +116,8 @@ impl Link {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let answer = match self.line().await {
-            Ok(line) => call(line).await,
+        let line = match self.line().await {
+            Ok(line) => line,
             // Nothing was sent.
             Err(error) => {
                 let answer = Err(error);
@@ -120,6 +125,15 @@ impl Link {
                 return answer.map_err(|error| failed(error, Effect::Reads));
             }
         };
+        let number = line.number();
+        // Each of its commands has its own time; this is for a call of many.
+        let Ok(answer) = timeout(self.call_timeout, call(line)).await else { return Err(unanswered(effect)) };
+        if let (To::One(server), Some(number), Err(error)) = (&self.to, number, &answer)
+            && is_gone(error)
+        {
+            // Before the copies go: a copy that is made after that is of the next connection.
+            server.replace(number);
+        }
         self.watch(&answer);
         answer.map_err(|error| failed(error, effect))
     }
@@ -127,9 +141,13 @@ impl Link {
     /// A connection, perhaps one that has yet to be made.
     async fn line(&self) -> RedisResult<Line> {
         match &self.to {
-            To::One(manager) => Ok(Line::One((**manager).clone())),
+            To::One(server) => {
+                let (number, connection) = server.connection().await?;
+                Ok(Line::One { number, connection })
+            }
             To::Many { client, connection } => {
-                let made = connection.get_or_try_init(|| client.get_async_connection()).await?;
+                let making = connection.get_or_try_init(|| client.get_async_connection());
+                let made = timeout(self.call_timeout, making).await.map_err(std::io::Error::from)??;
                 Ok(Line::Many(made.clone()))
             }
         }
@@ -147,15 +165,11 @@ impl Link {
             (NOTHING_YET | GONE, THERE) => tracing::info!("Redis is there."),
             (NOTHING_YET | THERE, GONE) => {
                 let error = answer.as_ref().err().map(RedisError::category);
-                tracing::warn!(error, "Redis is gone; each call tries again.");
+                tracing::warn!(error, "Redis is gone; it is tried again until it is there.");
             }
             _ => {}
         }
     }
-}
-
-fn is_gone(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_connection_dropped() || error.is_connection_refusal() || error.is_timeout()
 }
 
 impl Line {
@@ -163,12 +177,20 @@ impl Line {
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self, Self::Many(_))
     }
+
+    /// Which connection to one server it is.
+    fn number(&self) -> Option<u64> {
+        match self {
+            Self::One { number, .. } => Some(*number),
+            Self::Many(_) => None,
+        }
+    }
 }
 
 impl ConnectionLike for Line {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Self::One(connection) => connection.req_packed_command(cmd),
+            Self::One { connection, .. } => connection.req_packed_command(cmd),
             Self::Many(connection) => connection.req_packed_command(cmd),
         }
     }
@@ -180,14 +202,14 @@ impl ConnectionLike for Line {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::One { connection, .. } => connection.req_packed_commands(pipeline, offset, count),
             Self::Many(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Self::One(connection) => connection.get_db(),
+            Self::One { connection, .. } => connection.get_db(),
             Self::Many(connection) => connection.get_db(),
         }
     }

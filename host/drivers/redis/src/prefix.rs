@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 pub(crate) async fn delete(line: Line, prefix: &str, batch_max: usize) -> RedisResult<u64> {
     let pattern = format!("{}*", literally(prefix));
     match line {
-        Line::One(_) => of_node(line, None, &pattern, batch_max).await,
+        Line::One { .. } => of_node(line, None, &pattern, batch_max).await,
         Line::Many(_) => {
             let mut deleted = 0;
             for node in masters(line.clone()).await? {

@@ -7,15 +7,26 @@ use sandpost_ports::health::Health;
 use sandpost_ports::{ErrorKind, PortError, Secret};
 use sandpost_redis::{Config, RedisCache, open};
 use sandpost_services::{Proxy, Server};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 
 const TTL: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn behind(server: &Server, proxy: &Proxy, timeout_ms: u64) -> Arc<RedisCache> {
+    opened(server.url_at(proxy.address()), timeout_ms)
+}
+
+/// With ample times: what is not to go wrong.
+fn direct(server: &Server) -> Arc<RedisCache> {
+    opened(server.url(), 10_000)
+}
+
+fn opened(url: String, timeout_ms: u64) -> Arc<RedisCache> {
     let config = Config {
-        url: Some(Secret::new(server.url_at(proxy.address()))),
+        url: Some(Secret::new(url)),
         connect_timeout_ms: timeout_ms,
         response_timeout_ms: timeout_ms,
         ..Config::default()
@@ -37,7 +48,16 @@ async fn recovers(cache: &RedisCache) {
     cache.check().await.unwrap();
 }
 
-/// Ends within the times of the configuration, three tries to connect among them.
+/// Polls until it is so.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Ends within the times of the configuration.
 async fn soon<T>(call: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(5), call).await.expect("it ends in bounded time")
 }
@@ -49,8 +69,7 @@ async fn each_fault_ends_in_its_error_and_passes() {
     proxy.refuse();
     let cache = behind(&server, &proxy, 300);
     // Down from the start: opening was no error, calls are, and nothing was done.
-    let error = soon(write(&cache)).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unavailable | ErrorKind::UnknownOutcome), "{error:?}");
+    assert_eq!(soon(write(&cache)).await.unwrap_err().kind, ErrorKind::Unavailable);
     assert_eq!(soon(cache.check()).await.unwrap_err().kind, ErrorKind::Unavailable);
     proxy.pass();
     recovers(&cache).await;
@@ -81,6 +100,104 @@ async fn each_fault_ends_in_its_error_and_passes() {
     assert!(written.unwrap());
     proxy.pass();
     sandpost_services::checked("cache faults", &server);
+}
+
+/// Takes each connection and ends it at once; says when they came. Noted before it ends, so a wait after the end is never seen
+/// shorter than it was.
+async fn ends_each_at_once() -> (String, Arc<Mutex<Vec<Instant>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let tries = Arc::new(Mutex::new(Vec::new()));
+    let noted = tries.clone();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            noted.lock().unwrap().push(Instant::now());
+            drop(connection);
+        }
+    });
+    (url, tries)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_is_away_it_is_tried_in_steps_that_no_call_shortens_and_no_silence_ends() {
+    let (url, tries) = ends_each_at_once().await;
+    let (min_ms, max_ms) = (50, 200);
+    let config = Config {
+        url: Some(Secret::new(url)),
+        connect_timeout_ms: 500,
+        reconnect_min_ms: min_ms,
+        reconnect_max_ms: max_ms,
+        ..Config::default()
+    };
+    let cache = open(&config).unwrap();
+    let count = || tries.lock().unwrap().len();
+    assert_eq!(count(), 0, "opening asks for nothing");
+    let done = Arc::new(AtomicBool::new(false));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (cache, done) = (cache.clone(), done.clone());
+        callers.spawn(async move {
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(soon(write(&cache)).await.unwrap_err().kind, ErrorKind::Unavailable, "nothing was sent");
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    until("it is tried under calls", || count() >= 8).await;
+    done.store(true, Ordering::Relaxed);
+    callers.join_all().await;
+    let before = count();
+    until("it is tried where nobody calls", || count() >= before + 4).await;
+    let tries = tries.lock().unwrap();
+    for (wait, step) in tries.windows(2).map(|pair| pair[1] - pair[0]).zip(1..) {
+        let least = Duration::from_millis((step * min_ms).min(max_ms));
+        assert!(wait >= least, "{wait:?} after try {step}, of {} tries", tries.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_connected_to_again_before_anybody_calls() {
+    let Some(server) = sandpost_services::redis() else { return };
+    let proxy = Proxy::before(server.address());
+    let cache = behind(&server, &proxy, 5_000);
+    recovers(&cache).await;
+    for _ in 0..3 {
+        proxy.refuse();
+        assert!(soon(write(&cache)).await.is_err(), "the loss is noticed");
+        let before = proxy.accepted();
+        proxy.pass();
+        until("somebody connects", || proxy.open() == 1).await;
+        recovers(&cache).await;
+        assert_eq!(proxy.accepted() - before, 1, "what was connected is used");
+    }
+    sandpost_services::checked("cache that comes back", &server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_of_many_commands_ends_in_the_time_of_one_call() {
+    let Some(server) = sandpost_services::redis() else { return };
+    let proxy = Proxy::before(server.address());
+    let config = Config {
+        url: Some(Secret::new(server.url_at(proxy.address()))),
+        connect_timeout_ms: 5_000,
+        response_timeout_ms: 5_000,
+        call_timeout_ms: 1_000,
+        batch_max: 1,
+        ..Config::default()
+    };
+    let cache = open(&config).unwrap();
+    let keys: Vec<String> = (0..100).map(|number| format!("many:{number}")).collect();
+    let entries = keys.iter().map(|key| (key.clone(), Bytes::from_static(b"v"))).collect();
+    direct(&server).set_many(entries, TTL).await.unwrap();
+    recovers(&cache).await;
+    // Each answer comes in its time; all of them would take 10 s.
+    proxy.delay(Duration::from_millis(50));
+    assert_eq!(soon(cache.get_many(&keys)).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(soon(cache.delete_prefix("many:")).await.unwrap_err().kind, ErrorKind::UnknownOutcome);
+    proxy.pass();
+    assert_eq!(proxy.accepted(), 1, "the connection is as good as before");
+    recovers(&cache).await;
+    sandpost_services::checked("cache calls of many commands", &server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
