@@ -55,16 +55,7 @@ fn meaning(error: &RedisError, effect: Effect) -> (ErrorKind, &'static str) {
     }
     match error.kind() {
         Redis::AuthenticationFailed => (ErrorKind::Unavailable, "the cache refuses the host's credentials"),
-        Redis::Server(
-            Server::BusyLoading
-            | Server::TryAgain
-            | Server::ClusterDown
-            | Server::MasterDown
-            | Server::ReadOnly
-            | Server::Moved
-            | Server::Ask,
-        )
-        | Redis::ClusterConnectionNotFound => (ErrorKind::Unavailable, "the cache takes no commands for now"),
+        _ if is_sent_away(error) => (ErrorKind::Unavailable, "the cache takes no commands for now"),
         Redis::Io => (lost, "the connection to the cache was lost"),
         _ if error.is_connection_dropped() || error.is_io_error() => (lost, "the connection to the cache was lost"),
         Redis::Server(_) if is_no_number(error) => {
@@ -72,6 +63,22 @@ fn meaning(error: &RedisError, effect: Effect) -> (ErrorKind, &'static str) {
         }
         _ => (ErrorKind::Other, "the cache did not understand the command"),
     }
+}
+
+/// Whether the server, or a cluster's client, sent the command away undone: elsewhere, or until later.
+pub(crate) fn is_sent_away(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        Redis::Server(
+            Server::BusyLoading
+                | Server::TryAgain
+                | Server::ClusterDown
+                | Server::MasterDown
+                | Server::ReadOnly
+                | Server::Moved
+                | Server::Ask,
+        ) | Redis::ClusterConnectionNotFound
+    )
 }
 
 /// The words are rustls's; the tests would tell if they changed.

@@ -6,7 +6,7 @@
 
 use crate::config::{Config, OpenError};
 use crate::copies::Copies;
-use crate::errors::{Effect, failed, unanswered};
+use crate::errors::{Effect, failed, is_sent_away, unanswered};
 use crate::server::{Server, is_gone};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::caching::{CacheConfig, CacheMode};
@@ -24,8 +24,8 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-/// How often a cluster's client sends a command again, to where it was pointed or over a new connection.
-const CLUSTER_RETRIES: u32 = 2;
+/// How often a command goes to a cluster again that a node sent away.
+const SENT_AWAY_MAX: u32 = 2;
 
 /// The way to Redis.
 pub(crate) struct Link {
@@ -38,14 +38,14 @@ pub(crate) struct Link {
 
 enum To {
     One(Arc<Server>),
-    Many { client: Box<ClusterClient>, connection: OnceCell<ClusterConnection> },
+    Many { client: Box<ClusterClient>, connection: OnceCell<ClusterConnection>, wait: Duration },
 }
 
 /// A connection for one call. Clones of it share the same sockets.
 #[derive(Clone)]
 pub(crate) enum Line {
     One { number: u64, connection: MultiplexedConnection },
-    Many(ClusterConnection),
+    Many { cluster: ClusterConnection, wait: Duration },
 }
 
 /// What was last seen, so that each change is said once.
@@ -85,17 +85,17 @@ impl Link {
             }
             To::One(Server::new(client, settings, config))
         } else {
+            // The client would also send again what may have been done, and a write must not be done twice.
             let mut builder = ClusterClient::builder(nodes)
                 .connection_timeout(config.connect_timeout())
                 .response_timeout(config.response_timeout())
-                .retries(CLUSTER_RETRIES)
-                .min_retry_wait(config.reconnect_min_ms)
-                .max_retry_wait(config.reconnect_max_ms);
+                .retries(0);
             if let Some(authorities) = authorities {
                 builder = builder.certs(authorities);
             }
             let client = builder.build().map_err(OpenError::Client)?;
-            To::Many { client: Box::new(client), connection: OnceCell::new() }
+            let wait = Duration::from_millis(config.reconnect_min_ms);
+            To::Many { client: Box::new(client), connection: OnceCell::new(), wait }
         };
         let call_timeout = Duration::from_millis(config.call_timeout_ms);
         Ok(Self { to, call_timeout, seen: AtomicU8::new(NOTHING_YET), copies })
@@ -145,10 +145,10 @@ impl Link {
                 let (number, connection) = server.connection().await?;
                 Ok(Line::One { number, connection })
             }
-            To::Many { client, connection } => {
+            To::Many { client, connection, wait } => {
                 let making = connection.get_or_try_init(|| client.get_async_connection());
                 let made = timeout(self.call_timeout, making).await.map_err(std::io::Error::from)??;
-                Ok(Line::Many(made.clone()))
+                Ok(Line::Many { cluster: made.clone(), wait: *wait })
             }
         }
     }
@@ -175,14 +175,14 @@ impl Link {
 impl Line {
     /// Whether commands over several keys have to be sent one by one.
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self, Self::Many(_))
+        matches!(self, Self::Many { .. })
     }
 
     /// Which connection to one server it is.
     fn number(&self) -> Option<u64> {
         match self {
             Self::One { number, .. } => Some(*number),
-            Self::Many(_) => None,
+            Self::Many { .. } => None,
         }
     }
 }
@@ -191,7 +191,16 @@ impl ConnectionLike for Line {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One { connection, .. } => connection.req_packed_command(cmd),
-            Self::Many(connection) => connection.req_packed_command(cmd),
+            Self::Many { cluster, wait } => Box::pin(async move {
+                for _ in 0..SENT_AWAY_MAX {
+                    match cluster.req_packed_command(cmd).await {
+                        // The client learns meanwhile where it belongs.
+                        Err(error) if is_sent_away(&error) => tokio::time::sleep(*wait).await,
+                        answer => return answer,
+                    }
+                }
+                cluster.req_packed_command(cmd).await
+            }),
         }
     }
 
@@ -203,14 +212,14 @@ impl ConnectionLike for Line {
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::One { connection, .. } => connection.req_packed_commands(pipeline, offset, count),
-            Self::Many(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Many { cluster, .. } => cluster.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
             Self::One { connection, .. } => connection.get_db(),
-            Self::Many(connection) => connection.get_db(),
+            Self::Many { cluster, .. } => cluster.get_db(),
         }
     }
 }

@@ -10,7 +10,7 @@ pub(crate) async fn delete(line: Line, prefix: &str, batch_max: usize) -> RedisR
     let pattern = format!("{}*", literally(prefix));
     match line {
         Line::One { .. } => of_node(line, None, &pattern, batch_max).await,
-        Line::Many(_) => {
+        Line::Many { .. } => {
             let mut deleted = 0;
             for node in masters(line.clone()).await? {
                 deleted += of_node(line.clone(), Some(node), &pattern, batch_max).await?;
@@ -46,7 +46,7 @@ async fn unlink(line: &mut Line, keys: &[Vec<u8>]) -> RedisResult<u64> {
 
 async fn to_node(line: &mut Line, node: Option<&Node>, command: Cmd) -> RedisResult<Value> {
     match (line, node) {
-        (Line::Many(cluster), Some((host, port))) => {
+        (Line::Many { cluster, .. }, Some((host, port))) => {
             let there = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
             cluster.route_command(command, RoutingInfo::SingleNode(there)).await
         }

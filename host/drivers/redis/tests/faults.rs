@@ -7,7 +7,7 @@ use sandpost_ports::health::Health;
 use sandpost_ports::{ErrorKind, PortError, Secret};
 use sandpost_redis::{Config, RedisCache, open};
 use sandpost_services::{Proxy, Server};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -36,6 +36,18 @@ fn opened(url: String, timeout_ms: u64) -> Arc<RedisCache> {
 
 async fn write(cache: &RedisCache) -> Result<bool, PortError> {
     cache.set("faults", Bytes::from_static(b"v"), TTL, Condition::Always).await
+}
+
+async fn number(cache: &RedisCache, key: &str) -> i64 {
+    let values = cache.get_many(&[key.to_owned()]).await.unwrap();
+    values[0].as_ref().map_or(0, |value| std::str::from_utf8(value).unwrap().parse().unwrap())
+}
+
+/// A connection past the driver.
+async fn admin(server: &Server) -> redis::aio::MultiplexedConnection {
+    let settings = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let client = redis::Client::open(server.url()).unwrap();
+    client.get_multiplexed_async_connection_with_config(&settings).await.unwrap()
 }
 
 /// It works again by itself.
@@ -171,6 +183,69 @@ async fn it_is_connected_to_again_before_anybody_calls() {
         assert_eq!(proxy.accepted() - before, 1, "what was connected is used");
     }
     sandpost_services::checked("cache that comes back", &server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_the_server_ends_under_load_cost_what_was_under_way_and_double_nothing() {
+    let Some(server) = sandpost_services::redis() else { return };
+    ended_under_load(&server, direct(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_do_connections_that_a_clusters_node_ends() {
+    let Some(server) = sandpost_services::redis_cluster() else { return };
+    let config = Config {
+        cluster_urls: vec![Secret::new(server.url())],
+        connect_timeout_ms: 10_000,
+        response_timeout_ms: 10_000,
+        ..Config::default()
+    };
+    ended_under_load(&server, open(&config).unwrap()).await;
+}
+
+async fn ended_under_load(server: &Server, cache: Arc<RedisCache>) {
+    if !server.can_restart() {
+        return sandpost_services::not_checked("cache and CLIENT KILL", "the given server has connections of others");
+    }
+    let mut admin = admin(server).await;
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut load = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let (cache, stop, answered) = (cache.clone(), stop.clone(), answered.clone());
+        load.spawn(async move {
+            let key = format!("killed:{writer}");
+            let (mut done, mut unknown) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                match soon(cache.increment(&key, 1, TTL)).await {
+                    Ok(_) => {
+                        done += 1;
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) if error.kind == ErrorKind::UnknownOutcome => unknown += 1,
+                    Err(error) => assert_eq!(error.kind, ErrorKind::Unavailable, "{error:?}"),
+                }
+            }
+            (key, done, unknown)
+        });
+    }
+    for kill in 1..=20 {
+        let before = answered.load(Ordering::Relaxed);
+        until("the load goes on", || answered.load(Ordering::Relaxed) > before + 20).await;
+        let killed: u64 = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).query_async(&mut admin).await.unwrap();
+        assert!(killed > 0, "none at kill {kill}");
+    }
+    let before = answered.load(Ordering::Relaxed);
+    until("the load goes on", || answered.load(Ordering::Relaxed) > before + 20).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut lost = 0;
+    recovers(&cache).await;
+    for (key, done, unknown) in load.join_all().await {
+        let there = number(&cache, &key).await;
+        assert!((done..=done + unknown).contains(&there), "{key} is {there}; {done} answered, {unknown} unknown");
+        lost += unknown;
+    }
+    assert!(lost > 0, "no kill was noticed");
+    sandpost_services::checked("cache connections that are killed", server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
