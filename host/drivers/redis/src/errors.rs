@@ -50,6 +50,7 @@ fn meaning(error: &RedisError, effect: Effect) -> (ErrorKind, &'static str) {
             return (ErrorKind::Unavailable, "the cache refuses the host's credentials");
         }
         Some("WRONGTYPE") => return (ErrorKind::Invalid, "the key holds something else than bytes"),
+        Some("BUSY") => return (ErrorKind::Unavailable, "the cache is busy with a script"),
         Some("OOM") => return (ErrorKind::Exceeded, "the cache is full and evicts nothing"),
         _ => {}
     }

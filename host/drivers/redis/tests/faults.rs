@@ -186,6 +186,70 @@ async fn it_is_connected_to_again_before_anybody_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_was_cut_off_is_unknown_and_was_done_once_or_not_at_all() {
+    let Some(server) = sandpost_services::redis() else { return };
+    let proxy = Proxy::before(server.address());
+    let (cache, direct) = (behind(&server, &proxy, 5_000), direct(&server));
+    let mut done = cache.increment("cut", 1, TTL).await.unwrap();
+    for _ in 0..5 {
+        // Carried out, and its answer lost.
+        proxy.hold_answers();
+        let (outcome, ()) = tokio::join!(soon(cache.increment("cut", 1, TTL)), async {
+            let deadline = Instant::now() + PATIENCE;
+            while number(&direct, "cut").await == done {
+                assert!(Instant::now() < deadline, "it does not arrive");
+            }
+            proxy.cut();
+            proxy.pass();
+        });
+        assert_eq!(outcome.unwrap_err().kind, ErrorKind::UnknownOutcome);
+        done += 1;
+        recovers(&cache).await;
+        assert_eq!(number(&direct, "cut").await, done, "it was not sent again");
+
+        // Lost on its way.
+        proxy.black_hole();
+        let (outcome, ()) = tokio::join!(soon(cache.increment("cut", 1, TTL)), async {
+            proxy.cut();
+            proxy.pass();
+        });
+        assert_eq!(outcome.unwrap_err().kind, ErrorKind::UnknownOutcome);
+        recovers(&cache).await;
+        assert_eq!(number(&direct, "cut").await, done, "it did not come later");
+    }
+    sandpost_services::checked("cache writes that are cut off", &server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_in_drops_is_whole_or_not_there() {
+    let Some(server) = sandpost_services::redis() else { return };
+    let proxy = Proxy::before(server.address());
+    let (cache, direct) = (behind(&server, &proxy, 10_000), direct(&server));
+    let put = async |cache: &RedisCache, value: &Bytes| cache.set("drops", value.clone(), TTL, Condition::Always).await;
+    let (old, new): (Bytes, Bytes) = ((0..4_096_u32).map(|n| n.to_le_bytes()[0]).collect(), vec![7; 4_096].into());
+    recovers(&cache).await;
+    // In time: some dozens of pieces there and back.
+    proxy.trickle(64, Duration::from_millis(1));
+    assert!(put(&cache, &old).await.unwrap());
+    assert_eq!(cache.get_many(&["drops".to_owned()]).await.unwrap(), [Some(old.clone())]);
+    proxy.pass();
+
+    // Too slow.
+    let hasty = behind(&server, &proxy, 300);
+    recovers(&hasty).await;
+    proxy.trickle(1, Duration::from_millis(20));
+    assert_eq!(soon(put(&hasty, &new)).await.unwrap_err().kind, ErrorKind::UnknownOutcome);
+    assert_eq!(soon(hasty.get_many(&["drops".to_owned()])).await.unwrap_err().kind, ErrorKind::Unavailable);
+    // What there is of the command by now changes nothing.
+    assert_eq!(direct.get_many(&["drops".to_owned()]).await.unwrap(), [Some(old)]);
+    proxy.pass();
+    recovers(&hasty).await;
+    assert!(put(&hasty, &new).await.unwrap());
+    assert_eq!(direct.get_many(&["drops".to_owned()]).await.unwrap(), [Some(new)]);
+    sandpost_services::checked("cache by drops", &server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_the_server_ends_under_load_cost_what_was_under_way_and_double_nothing() {
     let Some(server) = sandpost_services::redis() else { return };
     ended_under_load(&server, direct(&server)).await;
@@ -246,6 +310,70 @@ async fn ended_under_load(server: &Server, cache: Arc<RedisCache>) {
     }
     assert!(lost > 0, "no kill was noticed");
     sandpost_services::checked("cache connections that are killed", server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_busy_with_a_script_is_unavailable_until_that_ends() {
+    let Some(server) = sandpost_services::redis() else { return };
+    if !server.can_restart() {
+        return sandpost_services::not_checked("cache that is busy", "others ask the given server too");
+    }
+    let cache = opened(server.url(), 300);
+    let (mut admin, mut busy) = (admin(&server).await, admin(&server).await);
+    redis::cmd("CONFIG").arg(&["SET", "lua-time-limit", "50"]).query_async::<()>(&mut admin).await.unwrap();
+    let before = cache.increment("busy", 1, TTL).await.unwrap();
+    let script =
+        tokio::spawn(
+            async move { redis::cmd("EVAL").arg(&["while true do end", "0"]).query_async::<()>(&mut busy).await },
+        );
+    // Not answered at first; then it says why.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match soon(cache.set("busy:other", Bytes::new(), TTL, Condition::Always)).await {
+            Err(error) if error.kind == ErrorKind::Unavailable && error.message.contains("busy") => break,
+            Err(error) => {
+                assert!(matches!(error.kind, ErrorKind::Unavailable | ErrorKind::UnknownOutcome), "{error:?}")
+            }
+            Ok(_) => {}
+        }
+        assert!(Instant::now() < deadline, "the script does not begin");
+    }
+    assert_eq!(
+        soon(cache.increment("busy", 1, TTL)).await.unwrap_err().kind,
+        ErrorKind::Unavailable,
+        "nothing was done"
+    );
+    assert_eq!(soon(cache.exists("busy")).await.unwrap_err().kind, ErrorKind::Unavailable);
+    redis::cmd("SCRIPT").arg("KILL").query_async::<()>(&mut admin).await.unwrap();
+    script.await.unwrap().unwrap_err();
+    recovers(&cache).await;
+    assert_eq!(cache.increment("busy", 1, TTL).await.unwrap(), before + 1);
+    sandpost_services::checked("cache that is busy", &server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_no_room_for_another_connection_is_unavailable_until_there_is() {
+    let Some(server) = sandpost_services::redis() else { return };
+    if !server.can_restart() {
+        return sandpost_services::not_checked("cache at maxclients", "others connect to the given server too");
+    }
+    let (inside, outside) = (opened(server.url(), 1_000), opened(server.url(), 1_000));
+    recovers(&inside).await;
+    let mut admin = admin(&server).await;
+    let mut room = async |clients: &str| {
+        redis::cmd("CONFIG").arg(&["SET", "maxclients", clients]).query_async::<()>(&mut admin).await.unwrap();
+    };
+    room("1").await;
+    for _ in 0..3 {
+        let error = soon(write(&outside)).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error:?}");
+        let error = soon(outside.check()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error:?}");
+    }
+    assert!(write(&inside).await.unwrap(), "who is in stays in");
+    room("1000").await;
+    recovers(&outside).await;
+    sandpost_services::checked("cache at maxclients", &server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
