@@ -1,4 +1,5 @@
-//! Hosts that share a Redis and nothing else: publishers' keys, and what an operator is shown of it.
+//! Hosts that share a Redis and nothing else: publishers' keys, and what an operator is shown of it. And a plugin's keys, as others
+//! find them there.
 //!
 //! Needs a host with the drivers (`cargo xtask test` builds it) and a Redis. Mail that they pace together is in `services`.
 
@@ -120,4 +121,26 @@ fn an_admin_sees_what_redis_counts() {
         });
     }
     checked(SUITE, &redis);
+}
+
+/// By the origin documents' variables, and no scope: the names that other programs have for the same entries.
+#[test]
+fn a_plugins_keys_are_named_and_end_as_the_variables_say() {
+    let Some((redis, program)) = start() else { return };
+    let mut setup = Setup { program: Some(program), ..Setup::scripted("") };
+    setup.config.push_str("[plugins.scripted]\ncache_scope = \"\"\n");
+    let url = redis.url();
+    let variables = [("REDIS_URL", &*url), ("REDIS_KEY_PREFIX", "zyva:"), ("REDIS_TTL_SECONDS", "120")];
+    setup.environment.extend(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let host = Host::start(setup);
+    let mut connection = redis::Client::open(url).expect("an address").get_connection().expect("Redis answers");
+    let key = "zyva:cache:user:42";
+    redis::cmd("DEL").arg(key).exec(&mut connection).expect("Redis answers");
+    let message = host.publish("work", r#"{"do":"set-key","key":"cache:user:42"}"#);
+    host.until_step(&message, "acknowledged");
+    let value: Option<String> = redis::cmd("GET").arg(key).query(&mut connection).expect("Redis answers");
+    assert_eq!(value.as_deref(), Some("\"set\""));
+    let left_ms: i64 = redis::cmd("PTTL").arg(key).query(&mut connection).expect("Redis answers");
+    assert!((1..=120_000).contains(&left_ms), "{left_ms} ms");
+    checked("a plugin's keys by the variables", &redis);
 }
