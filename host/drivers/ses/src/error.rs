@@ -182,6 +182,16 @@ fn shorten(words: Option<&str>) -> String {
 }
 
 impl Trouble {
+    /// The error, where SES did not answer or failed.
+    pub(crate) fn unreachable(&self) -> Option<&PortError> {
+        match self {
+            Self::Port(error) => {
+                matches!(error.kind, ErrorKind::Unavailable | ErrorKind::UnknownOutcome).then_some(error)
+            }
+            _ => None,
+        }
+    }
+
     /// For what is not a mail: looking at the account and at the lists.
     pub(crate) fn into_port(self) -> PortError {
         let unavailable = |message: &str| PortError::new(ErrorKind::Unavailable, message);

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Recipients that SES takes with one mail.
 const RECIPIENTS_MAX: usize = 50;
@@ -33,6 +34,10 @@ const RATE_USED: f64 = 0.95;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long after a refused send the account is looked at, so that many refusals are one look.
 const LOOK_SOON: Duration = Duration::from_millis(100);
+/// How long a look at the account answers whoever asks how SES is. SES lets an account look about once a second, all hosts
+/// together, and a probe may come once a second to each of them: so fifteen hosts are within it. A service that went away
+/// without a mail noticing is seen after this time and one look.
+const LOOK_HOLDS: Duration = Duration::from_secs(15);
 
 /// SES v2. Dropped, its two tasks end.
 pub struct Ses {
@@ -50,10 +55,29 @@ struct Inner {
     /// Where the shared bucket does not answer.
     alone: LocalPace,
     pace_is_shared: AtomicBool,
-    /// Set once the account was looked at, whatever came of it.
-    looked: watch::Sender<bool>,
+    /// What came of the last look at the account; none before the first.
+    looked: watch::Sender<Option<Look>>,
     look_now: Notify,
     reachable: Mutex<Option<bool>>,
+}
+
+/// One look at the account by the task that looks.
+struct Look {
+    at: Instant,
+    /// Whether SES is there, and knows who asks.
+    there: Result<(), Absence>,
+    /// Whether it answered, whatever it said.
+    is_answered: bool,
+    /// A mail found it otherwise since.
+    is_outdated: bool,
+}
+
+/// A [`PortError`] that can be told more than once.
+#[derive(Clone)]
+struct Absence {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 /// Opens it: reads the environment and profiles, and starts to look at the account. Needs a Tokio runtime. `pace` is the
@@ -69,7 +93,7 @@ pub async fn open(config: Config, pace: Option<Arc<dyn Pace>>) -> Result<Arc<Ses
         pace: pace.unwrap_or_else(|| Arc::new(LocalPace::default())),
         alone: LocalPace::default(),
         pace_is_shared: AtomicBool::new(true),
-        looked: watch::Sender::new(false),
+        looked: watch::Sender::new(None),
         look_now: Notify::new(),
         reachable: Mutex::new(None),
         config,
@@ -108,11 +132,7 @@ impl EmailSender for Ses {
 #[async_trait::async_trait]
 impl Health for Ses {
     async fn check(&self) -> Result<(), PortError> {
-        match self.inner.look().await {
-            // SES knows who asks, and that he may not look; sending is another right.
-            Ok(_) | Err(Trouble::Denied(_)) => {}
-            Err(trouble) => return Err(trouble.into_port()),
-        }
+        self.inner.there().await?;
         match self.inner.account.stopped() {
             Some(stop) => Err(PortError::new(ErrorKind::Unavailable, stop.words())),
             None => Ok(()),
@@ -165,11 +185,15 @@ impl Inner {
             Ok(output) => {
                 counted.keep();
                 self.account.went();
+                self.found(true);
                 let no_id = || PortError::new(ErrorKind::UnknownOutcome, "the mail provider gave no id");
                 return Ok(output.message_id.filter(|id| !id.is_empty()).ok_or_else(no_id)?);
             }
             Err(error) => sort(error, transmitted.0.load(Ordering::SeqCst)),
         };
+        if trouble.unreachable().is_some() {
+            self.found(false);
+        }
         Err(match trouble {
             Trouble::Throttled => SendError::Throttled { after_ms: Some(1_000) },
             Trouble::Rejected { reason, source } => SendError::Rejected { reason, source: Some(source) },
@@ -230,7 +254,31 @@ impl Inner {
         let mut looked = self.looked.subscribe();
         let limit = Duration::from_millis(self.config.look_timeout_ms);
         // Late or not, the mail goes on: at the rate of an account that is not known.
-        drop(tokio::time::timeout(limit, looked.wait_for(|looked| *looked)).await);
+        drop(tokio::time::timeout(limit, looked.wait_for(Option::is_some)).await);
+    }
+
+    /// What the last look came to; where that was too long ago, the next one, which one task makes for all who ask.
+    async fn there(&self) -> Result<(), PortError> {
+        let asked = Instant::now();
+        let holds = |look: &Look| !look.is_outdated && asked.saturating_duration_since(look.at) < LOOK_HOLDS;
+        let mut looked = self.looked.subscribe();
+        if looked.borrow().as_ref().is_some_and(|look| !holds(look)) {
+            self.look_now.notify_one();
+        }
+        let ended = || PortError::new(ErrorKind::Unavailable, "the account is not looked at any more");
+        let look = looked.wait_for(|look| look.as_ref().is_some_and(holds)).await.map_err(|_closed| ended())?;
+        look.as_ref().map_or(Ok(()), |look| look.there.clone()).map_err(PortError::from)
+    }
+
+    /// A mail found SES, or did not. Where the last look says otherwise, it answers nobody any more.
+    fn found(&self, is_there: bool) {
+        self.looked.send_if_modified(|look| {
+            if let Some(look) = look {
+                look.is_outdated |= look.is_answered != is_there;
+            }
+            // Nobody waits for this.
+            false
+        });
     }
 
     /// One look at the account.
@@ -243,12 +291,7 @@ impl Inner {
             .config_override(aws_sdk_sesv2::config::Builder::new().timeout_config(self.look_timeouts()))
             .send();
         let answer = looking.await.map_err(|error| sort(error, true));
-        let unreachable = match &answer {
-            Err(Trouble::Port(error)) => {
-                matches!(error.kind, ErrorKind::Unavailable | ErrorKind::UnknownOutcome).then_some(error)
-            }
-            _ => None,
-        };
+        let unreachable = answer.as_ref().err().and_then(Trouble::unreachable);
         self.report(unreachable);
         Ok(self.account.saw(&answer?, handed))
     }
@@ -330,16 +373,22 @@ async fn look_again(inner: Arc<Inner>) {
     let poll = Duration::from_millis(inner.config.account_poll_ms);
     let mut failed = 0_u32;
     loop {
-        let looked = match inner.look().await {
-            // Sending needs neither right; there is nothing to be had by asking more often.
-            Ok(_) | Err(Trouble::Denied(_)) => inner.look_at_identity().await.is_ok(),
-            Err(Trouble::Line(Stop::Keys, error)) => {
-                tracing::warn!(%error, "SES refuses the host's credentials.");
-                false
+        let answer = inner.look().await;
+        let is_answered = answer.as_ref().err().and_then(Trouble::unreachable).is_none();
+        let there = match answer {
+            // SES knows who asks, and that he may not look. Sending is another right, and there is nothing to be had by
+            // asking more often.
+            Ok(_) | Err(Trouble::Denied(_)) => Ok(()),
+            Err(trouble) => {
+                if let Trouble::Line(Stop::Keys, error) = &trouble {
+                    tracing::warn!(%error, "SES refuses the host's credentials.");
+                }
+                Err(Absence::from(trouble.into_port()))
             }
-            Err(_reported) => false,
         };
-        inner.looked.send_replace(true);
+        let is_there = there.is_ok();
+        inner.looked.send_replace(Some(Look { at: Instant::now(), there, is_answered, is_outdated: false }));
+        let looked = is_there && inner.look_at_identity().await.is_ok();
         failed = if looked { 0 } else { failed.saturating_add(1) };
         let wait = if looked { poll } else { back_off(failed).min(poll) };
         tokio::select! {
@@ -369,6 +418,22 @@ async fn read_again(inner: Arc<Inner>) {
             }
         };
         tokio::time::sleep(wait).await;
+    }
+}
+
+impl From<PortError> for Absence {
+    fn from(PortError { kind, message, source, .. }: PortError) -> Self {
+        Self { kind, message, source: source.map(Arc::from) }
+    }
+}
+
+impl From<Absence> for PortError {
+    fn from(Absence { kind, message, source }: Absence) -> Self {
+        let error = Self::new(kind, message);
+        match source {
+            Some(source) => error.because(source),
+            None => error,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use sandpost_ports::ErrorKind;
 use sandpost_ports::email::EmailSender as _;
 use sandpost_ports::health::Health as _;
 use sandpost_services::Proxy;
+use sandpost_ses::Config;
 use sandpost_test_ses::{Answer, Ses};
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,60 @@ async fn a_black_hole_ends_in_bounded_time_and_nothing_is_lost_after_it() {
 }
 
 #[tokio::test]
+async fn probes_are_answered_from_one_look_however_many_there_are() {
+    let server = Ses::start().await.unwrap();
+    let proxy = Proxy::before(server.address());
+    // Its own looks are further apart than this test takes.
+    let rarely = Config { account_poll_ms: 600_000, ..config(&format!("http://{}", proxy.address())) };
+    let ses = driver(rarely).await;
+    for _ in 0..200 {
+        ses.check().await.unwrap();
+    }
+    assert_eq!(server.calls_of("GetAccount"), 1);
+    // A mail that finds nobody makes the next probe look: one look for all that ask at once.
+    proxy.refuse();
+    proxy.cut();
+    assert!(ses.send(&mail()).await.is_err());
+    let error = ses.check().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    // And one that goes, that it came back.
+    proxy.pass();
+    goes_again(&ses).await;
+    let looks = server.calls_of("GetAccount");
+    let mut probes = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let ses = ses.clone();
+        probes.spawn(async move { ses.check().await.unwrap() });
+    }
+    probes.join_all().await;
+    let looks = server.calls_of("GetAccount") - looks;
+    assert!(looks <= 2, "50 probes were {looks} looks");
+}
+
+#[tokio::test]
+async fn probes_see_by_themselves_that_the_service_went_away_and_came_back() {
+    let server = Ses::start().await.unwrap();
+    let proxy = Proxy::before(server.address());
+    let rarely = Config { account_poll_ms: 600_000, ..config(&format!("http://{}", proxy.address())) };
+    let ses = driver(rarely).await;
+    ses.check().await.unwrap();
+    proxy.refuse();
+    proxy.cut();
+    let asked = Instant::now();
+    let error = loop {
+        match ses.check().await {
+            Err(error) => break error,
+            // What docs/services/ses.md says is 15 s and a look; the rest is for a busy machine.
+            Ok(()) => assert!(asked.elapsed() < Duration::from_secs(30), "nobody saw that it went away"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    proxy.pass();
+    common::eventually("it is back", async || ses.check().await.is_ok()).await;
+}
+
+#[tokio::test]
 async fn slow_answers_are_waited_for() {
     let server = Ses::start().await.unwrap();
     let proxy = Proxy::before(server.address());
@@ -138,7 +193,7 @@ async fn a_restart_under_load_loses_no_answer_and_doubles_no_mail() {
 async fn without_credentials_nothing_is_sent_and_that_is_known() {
     // A process of its own would find none; here a role that cannot be assumed stands for it.
     let server = Ses::start().await.unwrap();
-    let config = sandpost_ses::Config {
+    let config = Config {
         role_arn: Some("arn:aws:iam::123456789012:role/sender".to_owned()),
         region: Some("no-such-region-1".to_owned()),
         look_timeout_ms: 200,
