@@ -46,6 +46,8 @@ pub struct Account {
     pub suppressed: BTreeMap<String, Suppressed>,
     /// Access key ids that are known; every one where left out. Temporary ones that were given out here always are.
     pub access_keys: Option<BTreeSet<String>>,
+    /// Operations beside sending that nobody's credentials may do, by their names: `GetEmailIdentity`.
+    pub denied: BTreeSet<String>,
     /// How long temporary credentials last.
     pub session_seconds: u64,
 }
@@ -65,6 +67,7 @@ impl Default for Account {
             configuration_sets: BTreeSet::new(),
             suppressed: BTreeMap::new(),
             access_keys: None,
+            denied: BTreeSet::new(),
             session_seconds: 3_600,
         }
     }
@@ -101,6 +104,8 @@ pub struct Sent {
     pub message_id: String,
     /// Whose credentials it came with.
     pub access_key: String,
+    /// What goes with temporary ones.
+    pub session_token: Option<String>,
     /// The region that it was signed for.
     pub region: String,
     /// The sender.

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 /// The errors of `SendEmail`, and those that every operation of AWS may answer with: name and status.
-pub const ERRORS: [(&str, u16); 18] = [
+pub const ERRORS: [(&str, u16); 19] = [
     ("AccountSuspendedException", 400),
     ("SendingPausedException", 400),
     ("MailFromDomainNotVerifiedException", 400),
@@ -18,6 +18,7 @@ pub const ERRORS: [(&str, u16); 18] = [
     ("ThrottlingException", 400),
     ("InternalServiceErrorException", 500),
     ("ServiceUnavailable", 503),
+    ("TransientFailure", 400),
     ("RequestTimeout", 408),
     ("AccessDeniedException", 403),
     ("UnrecognizedClientException", 403),

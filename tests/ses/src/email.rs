@@ -215,6 +215,7 @@ fn take(state: &mut State, headers: &HeaderMap, body: &[u8]) -> Result<String, F
     state.sent.push(Sent {
         message_id: message_id.clone(),
         access_key,
+        session_token: text_of(headers, "x-amz-security-token").map(str::to_owned),
         region: region_of(headers),
         from,
         to,
@@ -232,9 +233,20 @@ fn take(state: &mut State, headers: &HeaderMap, body: &[u8]) -> Result<String, F
     Ok(message_id)
 }
 
+/// Counts the request, and lets it through where its credentials are known and may do this.
+fn admit(state: &mut State, operation: &str, headers: &HeaderMap) -> Result<(), Failure> {
+    state.count(operation);
+    authorize(state, headers)?;
+    if state.account.denied.contains(operation) {
+        let message = format!("User is not authorized to perform: ses:{operation}");
+        return Err(Failure::new("AccessDeniedException", message));
+    }
+    Ok(())
+}
+
 /// Whose credentials the request has, if they are known.
 pub(crate) fn authorize(state: &State, headers: &HeaderMap) -> Result<String, Failure> {
-    let given = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = text_of(headers, "authorization").unwrap_or_default();
     let key = given.strip_prefix("AWS4-HMAC-SHA256 Credential=").and_then(|rest| rest.split('/').next()).ok_or_else(
         || Failure::with_status(403, "MissingAuthenticationTokenException", "Missing Authentication Token"),
     )?;
@@ -248,8 +260,12 @@ pub(crate) fn authorize(state: &State, headers: &HeaderMap) -> Result<String, Fa
 
 /// The third part of `key/date/region/service/aws4_request`.
 fn region_of(headers: &HeaderMap) -> String {
-    let given = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = text_of(headers, "authorization").unwrap_or_default();
     given.split('/').nth(2).unwrap_or_default().to_owned()
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// `local@domain` of an address with or without a name, in lower case.
@@ -266,8 +282,7 @@ fn sender_of(mime: &str) -> Option<String> {
 
 async fn account(Of(shared): Of<Shared>, headers: HeaderMap) -> Answered {
     let mut state = shared.lock();
-    state.count("GetAccount");
-    authorize(&state, &headers)?;
+    admit(&mut state, "GetAccount", &headers)?;
     let account = &state.account;
     Ok(Json(json!({
         "DedicatedIpAutoWarmupEnabled": false,
@@ -289,8 +304,7 @@ async fn list_suppressed(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Answered {
     let mut state = shared.lock();
-    state.count("ListSuppressedDestinations");
-    authorize(&state, &headers)?;
+    admit(&mut state, "ListSuppressedDestinations", &headers)?;
     let from = query.get("NextToken").and_then(|token| token.parse::<usize>().ok()).unwrap_or(0);
     let size = query.get("PageSize").and_then(|size| size.parse::<usize>().ok()).unwrap_or(100).clamp(1, PAGE_MAX);
     let all = &state.account.suppressed;
@@ -308,8 +322,7 @@ fn entry(address: &str, one: &crate::Suppressed) -> Value {
 
 async fn suppress(Of(shared): Of<Shared>, headers: HeaderMap, Json(body): Json<Value>) -> Answered {
     let mut state = shared.lock();
-    state.count("PutSuppressedDestination");
-    authorize(&state, &headers)?;
+    admit(&mut state, "PutSuppressedDestination", &headers)?;
     match (body["EmailAddress"].as_str(), body["Reason"].as_str()) {
         (Some(address), Some(reason @ ("BOUNCE" | "COMPLAINT"))) => {
             let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
@@ -322,8 +335,7 @@ async fn suppress(Of(shared): Of<Shared>, headers: HeaderMap, Json(body): Json<V
 
 async fn suppressed(Of(shared): Of<Shared>, headers: HeaderMap, Path(address): Path<String>) -> Answered {
     let mut state = shared.lock();
-    state.count("GetSuppressedDestination");
-    authorize(&state, &headers)?;
+    admit(&mut state, "GetSuppressedDestination", &headers)?;
     match state.account.suppressed.get(&address.to_lowercase()) {
         Some(one) => Ok(Json(json!({ "SuppressedDestination": entry(&address, one) }))),
         None => Err(missing(&address)),
@@ -332,8 +344,7 @@ async fn suppressed(Of(shared): Of<Shared>, headers: HeaderMap, Path(address): P
 
 async fn unsuppress(Of(shared): Of<Shared>, headers: HeaderMap, Path(address): Path<String>) -> Answered {
     let mut state = shared.lock();
-    state.count("DeleteSuppressedDestination");
-    authorize(&state, &headers)?;
+    admit(&mut state, "DeleteSuppressedDestination", &headers)?;
     match state.account.suppressed.remove(&address.to_lowercase()) {
         Some(_) => Ok(Json(json!({}))),
         None => Err(missing(&address)),
@@ -347,8 +358,7 @@ fn missing(address: &str) -> Failure {
 
 async fn identities(Of(shared): Of<Shared>, headers: HeaderMap) -> Answered {
     let mut state = shared.lock();
-    state.count("ListEmailIdentities");
-    authorize(&state, &headers)?;
+    admit(&mut state, "ListEmailIdentities", &headers)?;
     let all: Vec<Value> = state
         .account
         .identities
@@ -367,8 +377,7 @@ async fn identities(Of(shared): Of<Shared>, headers: HeaderMap) -> Answered {
 
 async fn make_identity(Of(shared): Of<Shared>, headers: HeaderMap, Json(body): Json<Value>) -> Answered {
     let mut state = shared.lock();
-    state.count("CreateEmailIdentity");
-    authorize(&state, &headers)?;
+    admit(&mut state, "CreateEmailIdentity", &headers)?;
     let Some(name) = body["EmailIdentity"].as_str().map(str::to_lowercase) else {
         return Err(Failure::new("BadRequestException", "EmailIdentity is needed."));
     };
@@ -380,8 +389,7 @@ async fn make_identity(Of(shared): Of<Shared>, headers: HeaderMap, Json(body): J
 
 async fn identity(Of(shared): Of<Shared>, headers: HeaderMap, Path(name): Path<String>) -> Answered {
     let mut state = shared.lock();
-    state.count("GetEmailIdentity");
-    authorize(&state, &headers)?;
+    admit(&mut state, "GetEmailIdentity", &headers)?;
     match state.account.identities.get(&name.to_lowercase()) {
         Some(one) => Ok(Json(json!({
             "IdentityType": kind(&name),
@@ -404,8 +412,7 @@ fn status(identity: &Identity) -> &'static str {
 
 async fn make_configuration_set(Of(shared): Of<Shared>, headers: HeaderMap, Json(body): Json<Value>) -> Answered {
     let mut state = shared.lock();
-    state.count("CreateConfigurationSet");
-    authorize(&state, &headers)?;
+    admit(&mut state, "CreateConfigurationSet", &headers)?;
     match body["ConfigurationSetName"].as_str() {
         Some(name) => {
             state.account.configuration_sets.insert(name.to_owned());

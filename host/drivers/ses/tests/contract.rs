@@ -5,8 +5,10 @@
 mod common;
 
 use common::{RECIPIENT, SENDER, config, driver, eventually, mail, mail_to};
+use sandpost_ports::ErrorKind;
 use sandpost_ports::contract::email::{check_sender, sample};
 use sandpost_ports::email::{EmailSender as _, SendError};
+use sandpost_ports::health::Health as _;
 use sandpost_ses::{Config, Content, IdentityStatus};
 use sandpost_test_ses::{Identity, Ses};
 use std::collections::BTreeSet;
@@ -141,6 +143,21 @@ async fn the_default_sender_s_identity_is_looked_at() {
         eventually("the identity was looked at", async || ses.identity() != IdentityStatus::Unknown).await;
         assert_eq!(ses.identity(), expected);
     }
+}
+
+#[tokio::test]
+async fn credentials_that_may_send_and_not_look_send() {
+    let server = Ses::start().await.unwrap();
+    let looks = ["GetAccount", "GetEmailIdentity", "ListSuppressedDestinations"];
+    server.change(|account| account.denied = looks.map(str::to_owned).into());
+    let from_address = Some(SENDER.to_owned());
+    let ses = driver(Config { from_address, per_second_unknown: 100.0, ..config(&server.url()) }).await;
+    eventually("the identity was looked at", async || ses.identity() != IdentityStatus::Unknown).await;
+    assert_eq!(ses.identity(), IdentityStatus::NotAllowed);
+    ses.read_suppression_list().await.unwrap();
+    ses.check().await.unwrap();
+    assert_eq!(ses.quota().await.unwrap_err().kind, ErrorKind::Unsupported);
+    ses.send(&mail()).await.unwrap();
 }
 
 #[tokio::test]

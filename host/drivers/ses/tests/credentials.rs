@@ -72,6 +72,13 @@ async fn from_the_environment_a_profile_a_container_an_instance_and_by_roles() {
     );
     let token = write(folder.path(), "token", "a-token");
     let keys = [("AWS_ACCESS_KEY_ID", "AKIAENV"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let config = write(
+        folder.path(),
+        "config",
+        "[default]\nregion = eu-south-2\n\
+         [profile in-config]\nregion = eu-north-1\naws_access_key_id = AKIACONFIG\naws_secret_access_key = s\n\
+         [profile role]\nrole_arn = arn:aws:iam::123456789012:role/sender\nsource_profile = in-config\n",
+    );
     let files = ("AWS_SHARED_CREDENTIALS_FILE", credentials.as_str());
     let sts = ("AWS_ENDPOINT_URL_STS", url.as_str());
 
@@ -87,6 +94,26 @@ async fn from_the_environment_a_profile_a_container_an_instance_and_by_roles() {
     let instance = [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", url.as_str())];
     assert_eq!(key(&server, &instance).await, "ASIAINSTANCE0004");
     assert_eq!(server.calls_of("MetadataToken"), 1, "version 2 of the metadata");
+
+    // Another place of the configuration, with the keys, the region and the role that a profile of it has.
+    let place = ("AWS_CONFIG_FILE", config.as_str());
+    assert_eq!(key(&server, &[place, ("AWS_PROFILE", "in-config")]).await, "AKIACONFIG");
+    assert_eq!(server.sent().pop().unwrap().region, "eu-north-1");
+    assert_eq!(key(&server, &[place, files]).await, "AKIADEFAULT");
+    assert_eq!(server.sent().pop().unwrap().region, "eu-south-2");
+    assert_eq!(key(&server, &[place, ("AWS_PROFILE", "role"), sts]).await, "ASIAROLE0005");
+}
+
+#[tokio::test]
+async fn temporary_keys_go_with_their_token_and_lasting_ones_without() {
+    let server = Ses::start().await.unwrap();
+    let keys = [("AWS_ACCESS_KEY_ID", "ASIAENV"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    assert_eq!(key(&server, &[keys[0], keys[1], ("AWS_SESSION_TOKEN", "of-the-session")]).await, "ASIAENV");
+    key(&server, &keys).await;
+    let container = format!("{}/container-credentials", server.url());
+    key(&server, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.as_str())]).await;
+    let tokens: Vec<Option<String>> = server.sent().into_iter().map(|sent| sent.session_token).collect();
+    assert_eq!(tokens, [Some("of-the-session".to_owned()), None, Some("token".to_owned())]);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ async fn each_error_has_its_class_and_is_one_request() {
             "MessageRejected" | "BadRequestException" | "MailFromDomainNotVerifiedException" | "NotFoundException" => {
                 matches!(&answer, Err(SendError::Rejected { reason, .. }) if reason.starts_with(name))
             }
-            "InternalServiceErrorException" | "ServiceUnavailable" | "RequestTimeout" => {
+            "InternalServiceErrorException" | "ServiceUnavailable" | "TransientFailure" | "RequestTimeout" => {
                 kind(&answer) == Some(ErrorKind::Unavailable)
             }
             _ => paused_ms(&answer).is_some(),
