@@ -22,6 +22,11 @@ impl Connection {
         Self { name: name.to_owned(), driver, breaker: Breaker::new(name, driver, breaker) }
     }
 
+    /// Its name and its driver, as labels.
+    pub(crate) fn labels(&self) -> (&str, &'static str) {
+        (&self.name, self.driver)
+    }
+
     /// One kind of operation, ready to be measured.
     pub fn operation(&self, operation: &'static str) -> Operation {
         Operation::new(&self.name, self.driver, operation)

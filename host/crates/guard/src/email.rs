@@ -4,7 +4,7 @@ use crate::connection::Connection;
 use sandpost_ports::PortError;
 use sandpost_ports::email::{EmailSender, Mail, ProviderId, SendError, SendingQuota};
 use sandpost_ports::health::{Health, PoolUse};
-use sandpost_telemetry::events::connections::Operation;
+use sandpost_telemetry::events::connections::{Operation, QuotaSeen};
 use std::sync::Arc;
 
 /// A provider behind its guard.
@@ -20,6 +20,13 @@ impl GuardedEmail {
     pub fn new(inner: Arc<dyn EmailSender>, connection: Arc<Connection>) -> Self {
         Self { inner, send: connection.operation("send"), quota: connection.operation("quota"), connection }
     }
+
+    /// Writes into the metrics what is known of the account, after every look at it.
+    fn show(&self) {
+        let Some(SendingQuota { per_day, sent_today, per_second }) = self.inner.quota_seen() else { return };
+        let (connection, driver) = self.connection.labels();
+        QuotaSeen { connection, driver, per_day, sent_today, per_second }.emit();
+    }
 }
 
 #[async_trait::async_trait]
@@ -29,7 +36,13 @@ impl EmailSender for GuardedEmail {
     }
 
     async fn quota(&self) -> Result<SendingQuota, PortError> {
-        self.connection.call(&self.quota, self.inner.quota()).await
+        let answer = self.connection.call(&self.quota, self.inner.quota()).await;
+        self.show();
+        answer
+    }
+
+    fn quota_seen(&self) -> Option<SendingQuota> {
+        self.inner.quota_seen()
     }
 
     fn deduplicates(&self) -> bool {
@@ -40,7 +53,9 @@ impl EmailSender for GuardedEmail {
 #[async_trait::async_trait]
 impl Health for GuardedEmail {
     async fn check(&self) -> Result<(), PortError> {
-        self.connection.check(&*self.inner).await
+        let answer = self.connection.check(&*self.inner).await;
+        self.show();
+        answer
     }
 
     fn pool(&self) -> Option<PoolUse> {

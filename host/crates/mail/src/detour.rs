@@ -122,6 +122,10 @@ impl EmailSender for Detour {
         self.provider.quota().await
     }
 
+    fn quota_seen(&self) -> Option<SendingQuota> {
+        self.provider.quota_seen()
+    }
+
     fn deduplicates(&self) -> bool {
         self.provider.deduplicates()
     }

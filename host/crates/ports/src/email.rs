@@ -19,6 +19,12 @@ pub trait EmailSender: Health {
     /// What the provider still allows.
     async fn quota(&self) -> Result<SendingQuota, PortError>;
 
+    /// The same as it was seen last, with what this host sent since; asks nobody. None where it was not seen yet, or the
+    /// provider has none.
+    fn quota_seen(&self) -> Option<SendingQuota> {
+        None
+    }
+
     /// Whether a second send with the same `key` is answered with the first one's id and sends nothing. Where not, the
     /// outcome of a send that was cut off is unknown.
     fn deduplicates(&self) -> bool;

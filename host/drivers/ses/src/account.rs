@@ -71,6 +71,12 @@ impl Account {
         self.lock().seen.map(|seen| seen.per_second)
     }
 
+    /// As it was seen, with what this host sent since.
+    pub(crate) fn known(&self) -> Option<SendingQuota> {
+        let state = self.lock();
+        state.seen.map(|seen| SendingQuota { sent_today: state.sent(&seen), ..seen })
+    }
+
     /// What this host handed over; to be given to [`Self::saw`] with what was seen after it.
     pub(crate) fn handed(&self) -> f64 {
         self.lock().handed

@@ -124,6 +124,10 @@ impl EmailSender for Ses {
         self.inner.look().await.map_err(Trouble::into_port)
     }
 
+    fn quota_seen(&self) -> Option<SendingQuota> {
+        self.inner.account.known()
+    }
+
     fn deduplicates(&self) -> bool {
         false
     }

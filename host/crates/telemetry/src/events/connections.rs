@@ -1,5 +1,5 @@
 //! What connections report, whatever service is behind them: latency and outcome of each operation, the state of the
-//! circuit breaker, how much of a pool is in use.
+//! circuit breaker, how much of a pool and of an account's quota is in use.
 //!
 //! Metrics
 //! - `sandpost_connection_seconds{connection,driver,operation,outcome}`: one an operation.
@@ -7,6 +7,8 @@
 //!   `sandpost_breaker_opened_total{connection,driver}`, `sandpost_breaker_refusals_total{connection,driver}`.
 //! - `sandpost_pool_connections{connection,driver,state}` with `in-use` and `idle`;
 //!   `sandpost_pool_connections_max{connection,driver}`.
+//! - Gauges of the provider's account, in recipients: `sandpost_email_quota_recipients{connection,driver}` of 24 hours,
+//!   `sandpost_email_quota_used_recipients{connection,driver}`, `sandpost_email_rate_recipients_per_second{connection,driver}`.
 //! - `sandpost_email_turns_total{bucket}` with `shared` and `alone`: mails that took their turn to be sent.
 
 use metrics::{Histogram, counter, gauge, histogram};
@@ -211,6 +213,34 @@ impl PoolUse<'_> {
     }
 }
 
+/// What a provider's account allows was looked at. Recipients count, not mails.
+#[derive(Debug)]
+pub struct QuotaSeen<'a> {
+    /// Which connection.
+    pub connection: &'a str,
+    /// Its driver.
+    pub driver: &'static str,
+    /// In 24 hours.
+    pub per_day: f64,
+    /// In the last 24 hours.
+    pub sent_today: f64,
+    /// In a second.
+    pub per_second: f64,
+}
+
+impl QuotaSeen<'_> {
+    /// Gauges alone; that the quota runs low is said by the driver, once.
+    pub fn emit(self) {
+        let Self { connection, driver, per_day, sent_today, per_second } = self;
+        let connection = || connection.to_owned();
+        gauge!("sandpost_email_quota_recipients", "connection" => connection(), "driver" => driver).set(per_day);
+        gauge!("sandpost_email_quota_used_recipients", "connection" => connection(), "driver" => driver)
+            .set(sent_today);
+        gauge!("sandpost_email_rate_recipients_per_second", "connection" => connection(), "driver" => driver)
+            .set(per_second);
+    }
+}
+
 /// A mail took its turn in the provider's rate. Metric alone; that the bucket went away is said by the driver, once.
 #[derive(Debug)]
 pub struct TurnTaken {
@@ -246,6 +276,9 @@ mod tests {
             }
             BreakerRefused { connection, driver }.emit();
             PoolUse { connection: "sql.main", driver: "mysql", in_use: 3, idle: 1, max: 10 }.emit();
+            let (connection, driver) = ("email", "ses");
+            QuotaSeen { connection, driver, per_day: 200.0, sent_today: 3.0, per_second: 14.0 }.emit();
+            QuotaSeen { connection, driver, per_day: 200.0, sent_today: 5.0, per_second: 14.0 }.emit();
             TurnTaken { shared: true }.emit();
             TurnTaken { shared: false }.emit();
         });
@@ -259,6 +292,9 @@ mod tests {
             "sandpost_pool_connections{connection=\"sql.main\",driver=\"mysql\",state=\"in-use\"} 3",
             "sandpost_pool_connections{connection=\"sql.main\",driver=\"mysql\",state=\"idle\"} 1",
             "sandpost_pool_connections_max{connection=\"sql.main\",driver=\"mysql\"} 10",
+            "sandpost_email_quota_recipients{connection=\"email\",driver=\"ses\"} 200",
+            "sandpost_email_quota_used_recipients{connection=\"email\",driver=\"ses\"} 5",
+            "sandpost_email_rate_recipients_per_second{connection=\"email\",driver=\"ses\"} 14",
             "sandpost_email_turns_total{bucket=\"shared\"} 1",
             "sandpost_email_turns_total{bucket=\"alone\"} 1",
         ] {

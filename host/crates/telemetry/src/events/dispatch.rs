@@ -1,7 +1,8 @@
 //! What `dispatch` reports: deliveries and their ends, the broker's failures as dispatch meets them, stop, housekeeping.
 //!
 //! Metrics
-//! - `sandpost_deliveries_total{topic,subscription,outcome}`: one a settled delivery.
+//! - `sandpost_deliveries_total{topic,subscription,outcome}`: one a settled delivery. The sum over the outcomes is what was
+//!   pulled, but for what is at work (`sandpost_in_flight`) and what was never settled: so pulls have no count of their own.
 //! - `sandpost_message_seconds{subscription,outcome}`: from publish to the end, for messages that ended.
 //! - `sandpost_dead_letters_total{subscription,cause}`; gauge `sandpost_dead_letters{subscription}`.
 //! - Gauges `sandpost_in_flight{subscription}`, `sandpost_backlog{subscription,state}`,
