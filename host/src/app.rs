@@ -8,7 +8,7 @@
 //!
 //! Not here: what any part does.
 
-use crate::config::services::{BrokerDriver, EmailDriver, without_driver};
+use crate::config::services::{BrokerDriver, EmailDriver, overruled, without_driver};
 use crate::config::{self, Config, Deployment, Environment, GrantMode};
 use crate::drivers::{self, Connections};
 use crate::exit::{Exit, Expected, chain};
@@ -264,12 +264,8 @@ fn warn_about(config: &Config) {
     if let Some(variable) = traces::in_vain(&config::environment) {
         tracing::warn!(variable, "Set, but this build does not export traces; `--features otlp` does.");
     }
-    if let [Some(first), Some(second)] = ["PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"].map(config::environment)
-        && !first.is_empty()
-        && !second.is_empty()
-        && first != second
-    {
-        tracing::warn!("PUBSUB_PROJECT_ID and GOOGLE_CLOUD_PROJECT differ; PUBSUB_PROJECT_ID is taken.");
+    for (taken, left) in overruled(&config::environment) {
+        tracing::warn!("{taken} and {left} differ; {taken} is taken.");
     }
     if config.environment == Environment::Production {
         match config.email.driver {

@@ -456,6 +456,93 @@ mod tests {
         assert!(read_text(text, &[("ORDERS_URL", "mongodb://h/d")]).is_ok());
     }
 
+    /// Each variable with a text, its key, and what `doctor` shows of it.
+    const LANDS: &[(&str, &str, &str, &str)] = &[
+        ("SANDPOST_SERVICE", "orders", "service", "orders"),
+        ("SANDPOST_DATA_DIR", "elsewhere", "data_dir", "elsewhere"),
+        ("SANDPOST_LISTEN", "127.0.0.1:9", "http.listen", "127.0.0.1:9"),
+        ("SANDPOST_PLUGINS", "elsewhere", "deployment.directory", "elsewhere"),
+        ("NODE_ENV", "STAGING", "environment", "staging"),
+        ("LOG_LEVEL", "DEBUG", "log.level", "debug"),
+        ("REDIS_KEY_PREFIX", "vibe:", "cache.key_prefix", "vibe:"),
+        ("REDIS_TTL_SECONDS", "77", "cache.default_ttl_seconds", "77"),
+        ("AWS_SES_FROM_ADDRESS", "a@example.com", "email.from", "a@example.com"),
+        ("HEALTH_TIMEOUT_MS", "777", "http.health_timeout_ms", "777"),
+        ("SHUTDOWN_GRACE_MS", "777", "shutdown_grace_ms", "777"),
+        ("MAIL_REDIRECT_TO", "a@example.com", "email.redirect_to", "a@example.com"),
+        ("MAIL_ALLOWLIST", "example.com", "email.allowlist", "example.com"),
+        ("AWS_SES_FROM_ADDRESS", "a@example.com", "email.ses.from_address", "a@example.com"),
+        ("SMTP_URL", "smtp://h", "email.smtp.url", "***"),
+        ("SANDPOST_STATE_URL", "mysql://h/d", "state.shared.url", "***"),
+        ("REDIS_URL", "redis://h", "cache.redis.url", "***"),
+        ("REDIS_PASSWORD", "p", "cache.redis.password", "***"),
+        ("GOOGLE_CLOUD_PROJECT", "first", "broker.pubsub.project", "first"),
+        ("PUBSUB_PROJECT_ID", "second", "broker.pubsub.project", "second"),
+        ("PUBSUB_EMULATOR_HOST", "h:1", "broker.pubsub.emulator_host", "***"),
+        ("MYSQL_HOST", "h", "sql.main.mysql.host", "h"),
+        ("MYSQL_PORT", "3307", "sql.main.mysql.port", "3307"),
+        ("MYSQL_USER", "u", "sql.main.mysql.user", "u"),
+        ("MYSQL_PASSWORD", "p", "sql.main.mysql.password", "***"),
+        ("MYSQL_DATABASE", "d", "sql.main.mysql.database", "d"),
+        ("MYSQL_POOL_MAX_CONNECTIONS", "7", "sql.main.mysql.pool_max_connections", "7"),
+        ("DATABASE_URL", "postgres://h/d", "sql.main.postgres.url", "***"),
+        ("DATABASE_READ_REPLICA_URL", "postgres://r/d", "sql.main.postgres.read_replica_url", "***"),
+        ("MONGODB_URL", "mongodb://h/first", "documents.main.mongo.url", "***"),
+        ("MONGODB_URI", "mongodb://h/second", "documents.main.mongo.url", "***"),
+        ("MONGODB_CONNECTION_POOL_SIZE", "7", "documents.main.mongo.pool_max_connections", "7"),
+    ];
+
+    #[test]
+    fn each_variable_lands_in_its_key() {
+        let known: Vec<(&str, &str)> =
+            VARIABLES.iter().chain(services::VARIABLES).map(|variable| (variable.name, variable.key)).collect();
+        let mut tried = Vec::new();
+        for &(name, text, key, shown) in LANDS {
+            if !key.split('.').all(services::is_built) {
+                continue;
+            }
+            let values = read_text("", &[(name, text)]).unwrap().values().unwrap();
+            let (_, value, origin) = values.iter().find(|(found, _, _)| found == key).expect(key);
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            assert_eq!((value.as_str(), origin), (shown, &load::Origin::Environment(name)), "{name}");
+            tried.push((name, key));
+        }
+        assert_eq!(tried, known, "a variable has no row here");
+    }
+
+    #[test]
+    fn of_two_spellings_one_wins_and_it_is_said() {
+        for (taken, left, key) in [
+            ("PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT", "broker.pubsub.project"),
+            ("MONGODB_URI", "MONGODB_URL", "documents.main.mongo.url"),
+        ] {
+            let both = [(left, "mongodb://h/left"), (taken, "mongodb://h/taken")];
+            let lookup = |set: &[(&str, &str)], name: &str| {
+                set.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned())
+            };
+            assert_eq!(services::overruled(&|name| lookup(&both, name)), [(taken, left)]);
+            for quiet in [&both[..1], &both[1..], &[(left, "same"), (taken, "same")], &[(left, ""), (taken, "x")]] {
+                assert_eq!(services::overruled(&|name| lookup(quiet, name)), [], "{quiet:?}");
+            }
+            if !key.split('.').all(services::is_built) {
+                continue;
+            }
+            let loaded = read_text("", &both).unwrap();
+            let values = loaded.values().unwrap();
+            let (_, _, origin) = values.iter().find(|(found, _, _)| found == key).expect(key);
+            assert_eq!(*origin, load::Origin::Environment(taken));
+            #[cfg(feature = "pubsub")]
+            if key == "broker.pubsub.project" {
+                assert_eq!(loaded.config.broker.pubsub.project.as_deref(), Some("mongodb://h/taken"));
+            }
+            #[cfg(feature = "mongo")]
+            if key == "documents.main.mongo.url" {
+                let main = loaded.config.documents.values().next().unwrap();
+                assert_eq!(main.mongo.url.as_ref().map(sandpost_ports::Secret::reveal), Some("mongodb://h/taken"));
+            }
+        }
+    }
+
     #[test]
     fn an_unknown_driver_is_refused() {
         let error = read_text("[cache]\ndriver = \"memcached\"\n", &[]).unwrap_err();

@@ -279,6 +279,16 @@ pub(crate) const VARIABLES: &[Variable] = &[
     integer("MONGODB_CONNECTION_POOL_SIZE", "documents.main.mongo.pool_max_connections", "a whole number"),
 ];
 
+/// Two spellings of one thing in the origin documents. The first is taken.
+const SPELLINGS: &[(&str, &str)] = &[("PUBSUB_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"), ("MONGODB_URI", "MONGODB_URL")];
+
+/// Those of them that are both set and differ.
+pub(crate) fn overruled(lookup: Lookup<'_>) -> Vec<(&'static str, &'static str)> {
+    let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
+    let differ = |taken: &str, left: &str| set(taken).zip(set(left)).is_some_and(|(taken, left)| taken != left);
+    SPELLINGS.iter().copied().filter(|(taken, left)| differ(taken, left)).collect()
+}
+
 /// A variable that names a real service, and the driver that it needs.
 const NAMES_A_SERVICE: &[(&str, &str)] = &[
     ("REDIS_URL", "redis"),

@@ -1,4 +1,5 @@
-//! What an operator may set, what the environment adds, and what cannot work.
+//! What an operator may set, and what cannot work. The variables that set these keys are the host's (`config::services`);
+//! `GOOGLE_APPLICATION_CREDENTIALS` is read by Google's own library.
 
 use sandpost_ports::Secret;
 use std::time::Duration;
@@ -127,24 +128,6 @@ pub enum OpenError {
 }
 
 impl Config {
-    /// Fills in what is not set from the variables `PUBSUB_PROJECT_ID`, `GOOGLE_CLOUD_PROJECT` and `PUBSUB_EMULATOR_HOST`.
-    /// `GOOGLE_APPLICATION_CREDENTIALS` is read by Google's own library. Empty variables count as not set.
-    #[must_use]
-    pub fn with_environment(mut self, variable: impl Fn(&str) -> Option<String>) -> Self {
-        let variable = |name| variable(name).filter(|value| !value.is_empty());
-        if self.project.is_none() {
-            let (first, second) = (variable("PUBSUB_PROJECT_ID"), variable("GOOGLE_CLOUD_PROJECT"));
-            if first.is_some() && second.is_some() && first != second {
-                tracing::warn!("PUBSUB_PROJECT_ID and GOOGLE_CLOUD_PROJECT differ; PUBSUB_PROJECT_ID is taken.");
-            }
-            self.project = first.or(second);
-        }
-        if self.emulator_host.is_none() && self.endpoint.is_none() {
-            self.emulator_host = variable("PUBSUB_EMULATOR_HOST").map(Secret::new);
-        }
-        self
-    }
-
     pub(crate) fn validate(&self) -> Result<(), OpenError> {
         let project = self.project.as_deref().ok_or(OpenError::NoProject)?;
         if project.is_empty() || !project.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:_".contains(&b)) {
@@ -217,26 +200,6 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_fills_in_and_does_not_overrule() {
-        let variables = |name: &str| match name {
-            "PUBSUB_PROJECT_ID" => Some("first".to_owned()),
-            "GOOGLE_CLOUD_PROJECT" => Some("second".to_owned()),
-            "PUBSUB_EMULATOR_HOST" => Some("localhost:8085".to_owned()),
-            _ => None,
-        };
-        let filled = Config::default().with_environment(variables);
-        assert_eq!(filled.project.as_deref(), Some("first"));
-        assert_eq!(filled.emulator_host.as_ref().map(Secret::reveal), Some("localhost:8085"));
-        assert_eq!(filled.manage(), Manage::Create);
-        assert_eq!(valid().with_environment(variables).project.as_deref(), Some("demo"));
-        let only_second = |name: &str| (name == "GOOGLE_CLOUD_PROJECT").then(|| "second".to_owned());
-        assert_eq!(Config::default().with_environment(only_second).project.as_deref(), Some("second"));
-        let regional = Config { endpoint: Some(Secret::new("https://example.test")), ..valid() };
-        let regional = regional.with_environment(variables);
-        assert_eq!((regional.emulator_host.clone(), regional.manage()), (None, Manage::Verify));
-    }
-
-    #[test]
     fn what_cannot_work_is_refused() {
         assert!(valid().validate().is_ok());
         let cases: [fn(&mut Config); 9] = [
@@ -255,6 +218,12 @@ mod tests {
             spoil(&mut config);
             assert!(config.validate().is_err(), "case {number}");
         }
+    }
+
+    #[test]
+    fn on_an_emulator_alone_what_is_missing_is_made() {
+        let on_emulator = Config { emulator_host: Some(Secret::new("localhost:8085")), ..valid() };
+        assert_eq!((on_emulator.manage(), valid().manage()), (Manage::Create, Manage::Verify));
     }
 
     #[test]
