@@ -269,6 +269,8 @@ async fn what_the_broker_says_is_said_on_without_its_secrets() {
             "it may or may not have been done; a repetition with the same `Idempotency-Key` is safe",
             "1",
         ),
+        // A broker that refuses this message, and not for want of a subscription.
+        (ErrorKind::Unsupported, 501, "unsupported", "the service refuses the request", ""),
         (ErrorKind::Other, 500, "internal", "the log has the reason under this request id", ""),
         (ErrorKind::Conflict, 500, "internal", "the log has the reason under this request id", ""),
     ];

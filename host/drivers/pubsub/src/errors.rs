@@ -17,11 +17,14 @@ pub(crate) fn kind_of(error: &Error) -> ErrorKind {
     }
     let Some(status) = error.status() else { return ErrorKind::UnknownOutcome };
     match status.code {
-        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => ErrorKind::Invalid,
+        // To a publisher this says that nobody listens; so no other refusal may be of this kind.
+        Code::NotFound => ErrorKind::Invalid,
         Code::AlreadyExists => ErrorKind::Conflict,
         Code::ResourceExhausted => ErrorKind::Unavailable,
         Code::PermissionDenied | Code::Unauthenticated | Code::DataLoss => ErrorKind::Other,
-        Code::Unimplemented => ErrorKind::Unsupported,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange | Code::Unimplemented => {
+            ErrorKind::Unsupported
+        }
         _ => ErrorKind::UnknownOutcome,
     }
 }
@@ -77,5 +80,69 @@ pub(crate) async fn within<T>(
             let words = format!("no answer within {} ms", limit.as_millis());
             Err(PortError::new(ErrorKind::Unavailable, words).because(elapsed))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use google_cloud_gax::error::CredentialsError;
+    use google_cloud_gax::error::rpc::Status;
+
+    fn of(code: Code) -> Error {
+        Error::service(Status::default().set_code(code).set_message("projects/secret-project/topics/orders"))
+    }
+
+    #[test]
+    fn each_code_has_its_kind_and_words_that_name_no_project() {
+        let cases = [
+            (Code::NotFound, ErrorKind::Invalid, "is not there"),
+            (Code::InvalidArgument, ErrorKind::Unsupported, "refuses the request"),
+            (Code::FailedPrecondition, ErrorKind::Unsupported, "refuses the request"),
+            (Code::OutOfRange, ErrorKind::Unsupported, "refuses the request"),
+            (Code::Unimplemented, ErrorKind::Unsupported, "cannot do this"),
+            (Code::AlreadyExists, ErrorKind::Conflict, "there already"),
+            (Code::ResourceExhausted, ErrorKind::Unavailable, "quota is used up"),
+            (Code::PermissionDenied, ErrorKind::Other, "may not do this"),
+            (Code::Unauthenticated, ErrorKind::Other, "does not know the host's account"),
+            (Code::DataLoss, ErrorKind::Other, "failed"),
+            (Code::Cancelled, ErrorKind::UnknownOutcome, "failed"),
+            (Code::Unknown, ErrorKind::UnknownOutcome, "failed"),
+            (Code::DeadlineExceeded, ErrorKind::UnknownOutcome, "failed"),
+            (Code::Aborted, ErrorKind::UnknownOutcome, "failed"),
+            (Code::Internal, ErrorKind::UnknownOutcome, "failed"),
+            (Code::Unavailable, ErrorKind::UnknownOutcome, "failed"),
+        ];
+        for (code, kind, words) in cases {
+            let written = of_write(of(code));
+            assert_eq!(written.kind, kind, "{code:?}");
+            assert!(written.message.contains(words) && !written.message.contains("secret-project"), "{written}");
+            assert!(is_code(&of(code), code));
+            // The operator's log has the service's own words.
+            let source = written.source.expect("the service's answer");
+            assert!(source.to_string().contains("secret-project"), "{source}");
+            // Reading leaves nothing unknown, and is else the same.
+            let read = if kind == ErrorKind::UnknownOutcome { ErrorKind::Unavailable } else { kind };
+            assert_eq!(of_read(of(code)).kind, read, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_answer_what_is_known_is_whether_the_request_left() {
+        let error = of_write(Error::authentication(CredentialsError::from_msg(false, "no key")));
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Other, "the credentials cannot be used"));
+        let error = of_write(Error::connect("refused"));
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Unavailable, "the service cannot be reached"));
+        for error in [Error::timeout("late"), Error::io("broken")] {
+            assert_eq!(kind_of(&error), ErrorKind::UnknownOutcome, "{error}");
+            assert_eq!(of_read(error).kind, ErrorKind::Unavailable);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_in_time_is_unavailable() {
+        let never = std::future::pending::<Result<(), PortError>>();
+        let error = within(Duration::from_millis(5), never).await.unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Unavailable, "no answer within 5 ms"));
     }
 }

@@ -60,7 +60,12 @@ impl Broker for FakeBroker {
             .into_iter()
             .map(|message| {
                 if let Some(kind) = fail {
-                    return Err(PortError::new(kind, "the disk at 10.0.0.1 is in flames").because("secret-cause"));
+                    // These words are for the caller.
+                    let words = match kind {
+                        ErrorKind::Unsupported => "the service refuses the request",
+                        _ => "the disk at 10.0.0.1 is in flames",
+                    };
+                    return Err(PortError::new(kind, words).because("secret-cause"));
                 }
                 if message.topic.as_str() != "orders" {
                     return Err(PortError::invalid("no subscription"));
