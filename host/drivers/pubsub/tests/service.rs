@@ -15,7 +15,8 @@ use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::{Publisher, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::Message as Carried;
 use sandpost_message::Message;
-use sandpost_ports::broker::Broker as _;
+use sandpost_ports::broker::{Broker as _, Settlement};
+use sandpost_ports::clock::{Clock as _, SystemClock};
 use sandpost_ports::health::Health as _;
 use sandpost_ports::{ErrorKind, PortError};
 use sandpost_pubsub::{Config, Manage, Severity};
@@ -173,6 +174,30 @@ async fn a_subscription_that_was_deleted_is_missed_until_it_is_there_again() {
     until_ok("the return", || pubsub.check()).await;
     pubsub.publish(vec![message(&topic, "there again")]).await.remove(0).unwrap();
     assert_eq!(body(&next(&*subscription).await), "there again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_back_off_longer_than_the_services_deadline_stays_with_its_host() {
+    let Some(server) = emulator(SUITE) else { return };
+    let config = config(&server.url());
+    let (name, topic) = names();
+    let first = open(config.clone());
+    let subscription = until_ok("subscribing", || first.subscribe(&name, &topic)).await;
+    first.publish(vec![message(&topic, "later")]).await.remove(0).unwrap();
+    let delivery = next(&*subscription).await;
+    let second = open(config.clone());
+    let elsewhere = until_ok("subscribing", || second.subscribe(&name, &topic)).await;
+    let at_ms = SystemClock.now_ms() + u64::from(config.ack_deadline_s) * 1_000 + 3_000;
+    subscription.settle(delivery.receipt, Settlement::RetryAt(at_ms)).await.unwrap();
+    let again = tokio::select! {
+        again = next(&*subscription) => again,
+        stolen = next(&*elsewhere) => panic!("another host has it: attempt {}", stolen.attempt),
+    };
+    assert_eq!((body(&again).as_str(), again.attempt), ("later", 2));
+    assert!(SystemClock.now_ms() >= at_ms, "it came before its time");
+    done(&*subscription, again).await;
+    first.close().await;
+    second.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
