@@ -14,7 +14,7 @@
 //! - Compiling stands behind quick guests too, on threads of its own: a swap is little felt by those that serve.
 //! - A guest that computed for longer than [`QUICK`] goes on among the long ones, on threads of their own and of lower
 //!   priority: however many compute without end, the quick ones wait behind none of them. Versions whose calls are like
-//!   that begin there (`pace`).
+//!   that, or come to nothing, begin there (`pace`).
 //! - At most `instances_max` calls are at work, and beside them a share for templates that they render: a call that
 //!   waits for a template cannot be what the template waits for.
 //!

@@ -2,8 +2,8 @@
 //!
 //! The guest runs where it is called from, if that is one of the threads for quick guests, and is a task there otherwise;
 //! once it has computed for longer than most, it is a task on the threads for long ones, and where its version is known for
-//! that (`pace`) it begins there. Its deadline is a timer of the I/O runtime around it, so that even then what the call left
-//! behind is known.
+//! that, or for calls that come to nothing (`pace`), it begins there. Its deadline is a timer of the I/O runtime around it, so
+//! that even then what the call left behind is known.
 //!
 //! Invariants
 //! - One instance, one call: nothing of it is used again.
@@ -97,6 +97,12 @@ pub(crate) struct Ended<R> {
     pub(crate) postponed: Option<Postponed>,
 }
 
+impl<R> Ended<R> {
+    fn fault(&self) -> Option<FaultKind> {
+        self.answer.as_ref().err().map(|fault| fault.kind)
+    }
+}
+
 impl<R> From<Fault> for Ended<R> {
     fn from(fault: Fault) -> Self {
         Self { answer: Err(fault), computed: Duration::ZERO, held: None, postponed: None }
@@ -146,15 +152,21 @@ pub(crate) async fn run<R: Send + 'static>(
             } else {
                 EndOnDrop(quick.spawn(first.in_current_span())).await?
             };
-            pace.note(meter.spent());
             match slice {
-                Slice::Ended(ended) => return Ok(ended),
-                Slice::Longer(guest) => guest,
+                Slice::Ended(ended) => {
+                    pace.note(meter.spent(), ended.fault());
+                    return Ok(ended);
+                }
+                Slice::Longer(guest) => {
+                    // Known already, and calls that begin until it ends should know too.
+                    pace.note(meter.spent(), None);
+                    guest
+                }
             }
         };
         let ended = EndOnDrop(long.spawn(guest.in_current_span())).await?;
         if begins_long {
-            pace.note(meter.spent());
+            pace.note(meter.spent(), ended.fault());
         }
         Ok(ended)
     };

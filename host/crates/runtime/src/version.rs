@@ -66,6 +66,7 @@ impl Version {
     /// Handles one message. `context` is the version's own, or that of a trial.
     pub(crate) async fn attempt(&self, context: Arc<Context>, attempt: Attempt) -> Outcome {
         let plan = self.plan(context, Some(attempt.clone()), Purpose::Handle, self.deadline());
+        let reason_max_bytes = self.limits.reason_max_bytes;
         let Ended { answer, computed, held, postponed } = run(
             &self.engine,
             &self.program,
@@ -77,7 +78,8 @@ impl Version {
                     };
                     let handler = handler.load(&mut *store, &instance)?;
                     let message = message_of(&attempt, deadline_at_ms);
-                    handler.sandpost_plugin_handler().call_handle(&mut *store, &message).await
+                    let answer = handler.sandpost_plugin_handler().call_handle(&mut *store, &message).await?;
+                    Ok(verdict_of(answer, reason_max_bytes)?)
                 })
             }),
         )
@@ -86,8 +88,7 @@ impl Version {
             return Outcome::Held { reason };
         }
         let outcome = match answer {
-            Ok(Ok(())) => Verdict::Ack.into(),
-            Ok(Err(failure)) => postpone(self.verdict(failure), postponed),
+            Ok(verdict) => postpone(verdict, postponed),
             Err(fault) => fault.into(),
         };
         self.account(&outcome, computed);
@@ -197,21 +198,6 @@ impl Version {
             Outcome::Fault(_) | Outcome::Held { .. } => {}
         }
     }
-
-    fn verdict(&self, failure: Failure) -> Outcome {
-        let verdict = match failure {
-            Failure::Retry(advice) => Verdict::Retry { reason: advice.reason, after_ms: advice.after },
-            Failure::Reject(reason) => Verdict::Reject { reason },
-        };
-        let (Verdict::Retry { reason, .. } | Verdict::Reject { reason }) = &verdict else { return verdict.into() };
-        let limit = self.limits.reason_max_bytes;
-        if reason.len() as u64 > limit {
-            let detail =
-                format!("gave a reason of {} bytes; at most {limit} are taken (reason_max_bytes)", reason.len());
-            return Fault::new(FaultKind::Contract, detail).into();
-        }
-        verdict.into()
-    }
 }
 
 #[async_trait::async_trait]
@@ -254,13 +240,28 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// What the guest answered; a fault where its reason is longer than it may be.
+fn verdict_of(answer: Result<(), Failure>, reason_max_bytes: u64) -> Result<Verdict, Fault> {
+    let verdict = match answer {
+        Ok(()) => Verdict::Ack,
+        Err(Failure::Retry(advice)) => Verdict::Retry { reason: advice.reason, after_ms: advice.after },
+        Err(Failure::Reject(reason)) => Verdict::Reject { reason },
+    };
+    if let Verdict::Retry { reason, .. } | Verdict::Reject { reason } = &verdict
+        && reason.len() as u64 > reason_max_bytes
+    {
+        let detail =
+            format!("gave a reason of {} bytes; at most {reason_max_bytes} are taken (reason_max_bytes)", reason.len());
+        return Err(Fault::new(FaultKind::Contract, detail));
+    }
+    Ok(verdict)
+}
+
 /// A retry that a provider is the reason of, which takes nothing for now, is no attempt. Every other verdict is obeyed.
-fn postpone(outcome: Outcome, postponed: Option<Postponed>) -> Outcome {
-    match (outcome, postponed) {
-        (Outcome::Verdict(Verdict::Retry { .. }), Some(Postponed { reason, after_ms })) => {
-            Outcome::Postponed { reason, after_ms }
-        }
-        (outcome, _) => outcome,
+fn postpone(verdict: Verdict, postponed: Option<Postponed>) -> Outcome {
+    match (verdict, postponed) {
+        (Verdict::Retry { .. }, Some(Postponed { reason, after_ms })) => Outcome::Postponed { reason, after_ms },
+        (verdict, _) => verdict.into(),
     }
 }
 
@@ -287,14 +288,12 @@ mod tests {
     #[test]
     fn only_a_retry_is_postponed() {
         let postponed = || Some(Postponed { reason: "sending is paused".to_owned(), after_ms: 30_000 });
-        let retry = || Outcome::from(Verdict::Retry { reason: "later".to_owned(), after_ms: Some(1) });
+        let retry = || Verdict::Retry { reason: "later".to_owned(), after_ms: Some(1) };
         let expected = Outcome::Postponed { reason: "sending is paused".to_owned(), after_ms: 30_000 };
         assert_eq!(postpone(retry(), postponed()), expected);
-        assert_eq!(postpone(retry(), None), retry());
-        let reject = Verdict::Reject { reason: "never".to_owned() };
-        let contract = Fault::new(FaultKind::Contract, "too long a reason");
-        for obeyed in [Outcome::from(Verdict::Ack), reject.into(), contract.into()] {
-            assert_eq!(postpone(obeyed.clone(), postponed()), obeyed);
+        assert_eq!(postpone(retry(), None), retry().into());
+        for obeyed in [Verdict::Ack, Verdict::Reject { reason: "never".to_owned() }] {
+            assert_eq!(postpone(obeyed.clone(), postponed()), obeyed.into());
         }
     }
 }
