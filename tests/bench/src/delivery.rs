@@ -1,5 +1,5 @@
 //! (b) Published to acknowledged with the trivial handler, (c) the whole notification chain, and (f) how both hold as the
-//! backlog grows.
+//! backlog grows: (b) over a backlog of its own, (c) and single publishes beside that of another subscription.
 
 use crate::floors::Floors;
 use crate::host::{Built, Host};
@@ -14,6 +14,9 @@ pub const BATCH: usize = 500;
 pub const CONNECTIONS: usize = 4;
 /// Connections of single publishes: enough for commits to be shared.
 const SINGLE_CONNECTIONS: usize = 32;
+/// Single publishes on one connection, and on many.
+const SINGLES_ONE: usize = 2_000;
+const SINGLES: usize = 10_000;
 /// The rates of a growing backlog are held against each other over this many parts of it.
 const PARTS: usize = 10;
 
@@ -24,7 +27,8 @@ pub fn plain_body() -> String {
 
 /// The configuration of `bench-ack` on topic `bench`.
 pub const ACK: &str = "[subscriptions.bench]\ntopic = \"bench\"\nplugin = \"bench-ack\"\nconcurrency = 256\n";
-const CHAIN: &str = "[subscriptions.notification-email]\ntopic = \"notification-created\"\nplugin = \"notification-email\"\n\
+/// The configuration of the chain.
+pub const CHAIN: &str = "[subscriptions.notification-email]\ntopic = \"notification-created\"\nplugin = \"notification-email\"\n\
     concurrency = 64\n[subscriptions.delivery-log]\ntopic = \"notification-sent\"\nplugin = \"delivery-log\"\nconcurrency = 64\n";
 
 /// The plugins of the chain.
@@ -37,7 +41,7 @@ pub fn publish(built: &Built, folder: &Path, floors: &Floors, bullmq: Option<f64
     let host = Host::fresh(built, folder, &[built.file("bench-ack")], ACK);
     let one = http::post("/v1/topics/bench/messages", plain_body().as_bytes());
 
-    let (mut latencies, _) = http::drive(host.address(), 1, &vec![one.clone(); 500]);
+    let (mut latencies, _) = http::drive(host.address(), 1, &vec![one.clone(); SINGLES_ONE]);
     let floor_us = micros(floors.append_one + floors.echo_one);
     for (words, share) in [("p50", 0.5), ("p99", 0.99)] {
         let took = http::percentile(&mut latencies, share);
@@ -46,16 +50,21 @@ pub fn publish(built: &Built, folder: &Path, floors: &Floors, bullmq: Option<f64
             figure.over("SQLite append and HTTP echo, p50", floor_us);
         }
     }
-    let (mut latencies, took) = http::drive(host.address(), SINGLE_CONNECTIONS, &vec![one.clone(); 10_000]);
+    host.until_acknowledged("bench", SINGLES_ONE as u64, |_| {});
+    let since = Instant::now();
+    let (mut latencies, took) = http::drive(host.address(), SINGLE_CONNECTIONS, &vec![one.clone(); SINGLES]);
+    let before = (SINGLES_ONE + SINGLES) as u64;
+    host.until_acknowledged("bench", before, |_| {});
+    let acknowledged = since.elapsed();
     report
-        .figure('b', format!("single publish, {SINGLE_CONNECTIONS} connections: accepted"), rate(10_000, took), "1/s")
+        .figure('b', format!("single publish, {SINGLE_CONNECTIONS} connections: accepted"), rate(SINGLES, took), "1/s")
         .over("HTTP echo", floors.echo_per_second);
+    let words = format!("single publish, {SINGLE_CONNECTIONS} connections: published to acknowledged");
+    report.figure('b', words, rate(SINGLES, acknowledged), "1/s").over("HTTP echo", floors.echo_per_second);
     for (words, share) in [("p50", 0.5), ("p99", 0.99)] {
         let took = http::percentile(&mut latencies, share);
         report.figure('b', format!("single publish, {SINGLE_CONNECTIONS} connections: {words}"), micros(took), "us");
     }
-    let before = 10_500;
-    host.until_acknowledged("bench", before, |_| {});
 
     let requests = vec![batch(&vec![plain_body(); BATCH], "bench"); count.div_ceil(BATCH)];
     let count = requests.len() * BATCH;
@@ -78,37 +87,56 @@ pub fn publish(built: &Built, folder: &Path, floors: &Floors, bullmq: Option<f64
 }
 
 /// (c), with this many notifications.
-pub fn chain(built: &Built, folder: &Path, count: usize, report: &mut Report) {
+pub fn chain(built: &Built, folder: &Path, floors: &Floors, count: usize, report: &mut Report) {
     let host = Host::fresh(built, folder, &shipped(built), CHAIN);
-    // The first ones fill the cache and the pools.
-    let warm = notifications(0, BATCH);
-    http::drive(host.address(), 1, &warm);
-    host.until_acknowledged("delivery-log", BATCH as u64, |_| {});
-
-    let requests = notifications(BATCH, count);
-    let (cpu, since) = (host.cpu(), Instant::now());
-    http::drive(host.address(), CONNECTIONS, &requests);
-    host.until_acknowledged("delivery-log", (BATCH + count) as u64, |_| {});
-    let (took, cpu) = (since.elapsed(), host.cpu() - cpu);
-    report.figure('c', "notifications: published to delivery written", rate(count, took), "1/s").at_least(5_000.0);
+    let mut notifications = Notifications::warm(&host);
+    let (per_second, cpu) = notifications.run(&host, count);
+    report
+        .figure('c', "notifications: published to delivery written", per_second, "1/s")
+        .over("SQLite append", floors.append_per_second)
+        .at_least(5_000.0);
     report.figure('c', "computing time of one notification in the host", micros(cpu) / count as f64, "us");
 }
 
-/// (f) A backlog is published while nobody handles it, then worked off.
-pub fn backlog(built: &Built, folder: &Path, count: usize, report: &mut Report) {
-    let host = Host::fresh(
-        built,
-        folder,
-        &[],
-        &format!("{ACK}handler_grace_ms = 86400000\n[broker.embedded]\ndisk_max_bytes = 1000000000000\n"),
-    );
+/// Notifications on one host, each with a number of its own.
+pub struct Notifications(usize);
+
+impl Notifications {
+    /// The first ones fill the cache and the pools.
+    pub fn warm(host: &Host) -> Self {
+        let mut notifications = Self(0);
+        notifications.run(host, BATCH);
+        notifications
+    }
+
+    /// Publishes so many more and waits until each delivery is written: how many a second, and what the host computed.
+    pub fn run(&mut self, host: &Host, count: usize) -> (f64, Duration) {
+        let requests = notifications(self.0, count);
+        self.0 += count;
+        let (cpu, since) = (host.cpu(), Instant::now());
+        http::drive(host.address(), CONNECTIONS, &requests);
+        host.until_acknowledged("delivery-log", self.0 as u64, |_| {});
+        (rate(count, since.elapsed()), host.cpu() - cpu)
+    }
+}
+
+/// (f) A backlog is published while nobody handles it, then worked off. Before and while it is there, this many notifications.
+pub fn backlog(built: &Built, folder: &Path, count: usize, notifications: usize, report: &mut Report) {
+    let config =
+        format!("{ACK}handler_grace_ms = 86400000\n{CHAIN}[broker.embedded]\ndisk_max_bytes = 1000000000000\n");
+    let host = Host::fresh(built, folder, &shipped(built), &config);
+    let mut chain = Notifications::warm(&host);
+    let (chain_alone, _) = chain.run(&host, notifications);
     let requests = vec![batch(&vec![plain_body(); BATCH], "bench"); count.div_ceil(BATCH * PARTS)];
     let part = requests.len() * BATCH;
     let accepted: Vec<f64> =
         (0..PARTS).map(|_| rate(part, http::drive(host.address(), CONNECTIONS, &requests).1)).collect();
+    let (chain_beside, _) = chain.run(&host, notifications);
+    let one = http::post("/v1/topics/bench/messages", plain_body().as_bytes());
+    let (mut singles, _) = http::drive(host.address(), 1, &vec![one; SINGLES_ONE]);
     host.deploy(&built.file("bench-ack"));
     let mut marks: Vec<(u64, Instant)> = Vec::new();
-    host.until_acknowledged("bench", (part * PARTS) as u64, |now| {
+    host.until_acknowledged("bench", (part * PARTS + SINGLES_ONE) as u64, |now| {
         if now > 0 {
             marks.push((now, Instant::now()));
         }
@@ -127,6 +155,13 @@ pub fn backlog(built: &Built, folder: &Path, count: usize, report: &mut Report) 
         .figure('f', format!("{words}: handled while it is full"), full, "1/s")
         .over("while it is nearly empty", empty);
     report.figure('f', format!("{words}: handling, full over nearly empty"), full / empty, "x").at_least(0.8);
+    for (share, name) in [(0.5, "p50"), (0.99, "p99")] {
+        let took = micros(http::percentile(&mut singles, share));
+        report.figure('f', format!("{words}: single publish over it, one connection: {name}"), took, "us");
+    }
+    report.figure('f', format!("{words}: notifications beside it"), chain_beside, "1/s").over("before it", chain_alone);
+    let ratio = chain_beside / chain_alone;
+    report.figure('f', format!("{words}: notifications, beside it over before it"), ratio, "x").at_least(0.8);
 }
 
 /// Requests for this many notifications, numbered from `first`.

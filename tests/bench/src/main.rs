@@ -45,6 +45,9 @@ Usage: cargo xtask bench [--json] [--only PARTS] [--messages N] [--notifications
   --plugins N        plugins in (e) and (f), default 100; up to 1000
 ";
 
+/// Notifications of each measurement in (f), at most.
+const NOTIFICATIONS_F: usize = 5_000;
+
 struct Asked {
     built: Built,
     json: bool,
@@ -127,11 +130,14 @@ fn run(asked: &Asked) {
         progress("(a) one call");
         call::measure(built, &mut report);
     }
-    if wants('b') {
+    let floors = (wants('b') || wants('c')).then(|| {
         progress("floors");
         let body = delivery::plain_body();
         let floors = floors::measure(&under("floors"), body.as_bytes(), delivery::BATCH, delivery::CONNECTIONS);
         progress(&format!("   {floors:?}"));
+        floors
+    });
+    if let Some(floors) = floors.filter(|_| wants('b')) {
         let bullmq = bullmq::measure(&under("redis")).map_err(|why| report.left_out.push(why)).ok();
         if let Some(jobs) = bullmq {
             report.figure('b', "BullMQ, concurrency 50, Redis without persistence: added to done", jobs, "1/s");
@@ -139,9 +145,9 @@ fn run(asked: &Asked) {
         progress("(b) published to acknowledged");
         delivery::publish(built, &under("publish"), &floors, bullmq, asked.messages, &mut report);
     }
-    if wants('c') {
+    if let Some(floors) = floors.filter(|_| wants('c')) {
         progress("(c) the notification chain");
-        delivery::chain(built, &under("chain"), asked.notifications, &mut report);
+        delivery::chain(built, &under("chain"), &floors, asked.notifications, &mut report);
     }
     if wants('d') {
         progress("(d) swap");
@@ -149,11 +155,13 @@ fn run(asked: &Asked) {
     }
     if wants('e') {
         progress("(e) start and memory, (f) many plugins");
-        start::measure(built, &under("start"), asked.plugins, asked.messages.min(50_000), &mut report);
+        let (messages, notifications) = (asked.messages.min(50_000), asked.notifications.min(NOTIFICATIONS_F));
+        start::measure(built, &under("start"), asked.plugins, messages, notifications, &mut report);
     }
     if wants('f') {
         progress("(f) a long backlog");
-        delivery::backlog(built, &under("backlog"), asked.backlog, &mut report);
+        let notifications = asked.notifications.min(NOTIFICATIONS_F);
+        delivery::backlog(built, &under("backlog"), asked.backlog, notifications, &mut report);
     }
     if wants('g') {
         progress("(g) side by side on real services");

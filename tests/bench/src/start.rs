@@ -1,10 +1,12 @@
-//! (e) Start to ready, and memory: idle, for each plugin, for each instance at work. And (f) for many plugins.
+//! (e) Start to ready, and memory: idle, for each plugin, for each instance at work. And (f): messages and notifications with
+//! many plugins.
 
-use crate::delivery::{self, BATCH, CONNECTIONS};
+use crate::delivery::{self, BATCH, CONNECTIONS, Notifications};
 use crate::host::{Built, Host};
 use crate::http;
 use crate::report::Report;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Starts of each kind; the median is the figure.
@@ -17,15 +19,16 @@ const LOOK: Duration = Duration::from_millis(1_000);
 /// How long a started host is left alone before its memory is read.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// With one plugin and with `many`, of which `messages` are handled by one.
-pub fn measure(built: &Built, folder: &Path, many: usize, messages: usize, report: &mut Report) {
+/// With one plugin and with `many`; `messages` are handled by one of them, and `notifications` by the three that ship.
+pub fn measure(built: &Built, folder: &Path, many: usize, messages: usize, notifications: usize, report: &mut Report) {
+    let bare_ms = process(built);
     let few = folder.join("one");
     Host::prepare(&few, &[built.file("bench-ack")], delivery::ACK);
     // The first start compiles.
     drop(Host::start(built, &few));
     let one = idle(built, &few);
-    report.figure('e', "start to ready, 1 cached plugin", one.ready_ms, "ms").at_most(100.0);
-    report.figure('e', "start to live, 1 cached plugin", one.live_ms, "ms").at_most(100.0);
+    report.figure('e', "start to ready, 1 cached plugin", one.ready_ms, "ms").over(PROCESS, bare_ms).at_most(100.0);
+    report.figure('e', "start to live, 1 cached plugin", one.live_ms, "ms").over(PROCESS, bare_ms).at_most(100.0);
     report.figure('e', "idle resident memory, 1 plugin", one.resident_mb, "MB").at_most(60.0);
     report.figure('e', "of which not a file's", one.own_mb, "MB");
     let one_rate = rate(built, &few, messages);
@@ -39,6 +42,7 @@ pub fn measure(built: &Built, folder: &Path, many: usize, messages: usize, repor
     let full = idle(built, &lots);
     for (words, after_ms) in [("ready", full.ready_ms), ("live", full.live_ms)] {
         let figure = report.figure('e', format!("start to {words}, {many} cached plugins"), after_ms, "ms");
+        figure.over(PROCESS, bare_ms);
         if many <= 100 {
             figure.at_most(100.0);
         }
@@ -56,7 +60,31 @@ pub fn measure(built: &Built, folder: &Path, many: usize, messages: usize, repor
         .over("with 1 plugin", one_rate);
     report.figure('f', format!("with {many} plugins over 1"), many_rate / one_rate, "x").at_least(0.8);
 
+    let chain = |more: &[PathBuf], folder: &Path| {
+        let host = Host::fresh(built, folder, &[&delivery::shipped(built), more].concat(), delivery::CHAIN);
+        Notifications::warm(&host).run(&host, notifications).0
+    };
+    let (few, lots) = (chain(&[], &folder.join("chain-alone")), chain(&plugins, &folder.join("chain-many")));
+    report.figure('f', format!("notifications with {many} more plugins"), lots, "1/s").over("without them", few);
+    report.figure('f', format!("notifications, with {many} more over without"), lots / few, "x").at_least(0.8);
+
     at_work(built, &folder.join("at-work"), report);
+}
+
+const PROCESS: &str = "a process that says its version";
+
+/// From its start to its end, the median in milliseconds: what the system takes before the program does anything.
+fn process(built: &Built) -> f64 {
+    let mut took: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let since = Instant::now();
+            let run = Command::new(&built.program).arg("--version").output().expect("the program starts");
+            assert!(run.status.success(), "{run:?}");
+            millis(since.elapsed())
+        })
+        .collect();
+    took.sort_by(f64::total_cmp);
+    took[ROUNDS / 2]
 }
 
 struct Idle {
