@@ -34,11 +34,12 @@ pub fn services_program() -> Option<PathBuf> {
 
 /// Runs the program to its end, in an empty environment but for what is given.
 pub fn run_program(arguments: &[String], environment: &[(&str, &str)]) -> Output {
-    command_behind(&[], &program())
-        .args(arguments)
-        .envs(environment.iter().copied())
-        .output()
-        .expect("the program starts")
+    run_build(&program(), arguments, environment)
+}
+
+/// The same with another build, as [`services_program`].
+pub fn run_build(program: &Path, arguments: &[String], environment: &[(&str, &str)]) -> Output {
+    command_behind(&[], program).args(arguments).envs(environment.iter().copied()).output().expect("the program starts")
 }
 
 /// The program with nothing from outside that configures it, behind another that starts it where one is given.

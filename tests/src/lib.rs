@@ -15,7 +15,7 @@ mod reply;
 
 pub use client::{Client, Unanswered};
 pub use dice::Dice;
-pub use host::{Host, Setup, program, run_program, services_program};
+pub use host::{Host, Setup, program, run_build, run_program, services_program};
 pub use reply::Reply;
 
 use std::path::{Path, PathBuf};
