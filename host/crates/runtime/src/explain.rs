@@ -5,7 +5,7 @@
 //! Not here: whether the samples pass (`trial`).
 
 use crate::artifact::digest_of;
-use crate::manifest::{self, ManifestError};
+use crate::manifest::{self, ManifestError, broken};
 use crate::{Limits, Manifest};
 use sandpost_interfaces::Grants;
 use sandpost_message::{Digest, Topic};
@@ -59,7 +59,7 @@ pub struct Explanation {
 /// Explains a component. `given` is what the operator grants; where it is none, all that it asks for is taken as granted.
 pub fn explain(bytes: &[u8], given: Option<&Grants>) -> Result<Explanation, ManifestError> {
     let surface = Surface::of(bytes)?;
-    Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).map_err(|error| broken(&error))?;
+    Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).map_err(|error| broken(bytes, &error))?;
     let mut problems = Vec::new();
     let manifest = manifest::read(bytes).map_err(|error| problems.push(error.to_string())).ok();
     if !surface.handler && !surface.template {
@@ -112,10 +112,6 @@ fn name_after(others: usize, name: &str) -> Result<String, ManifestError> {
     Err(ManifestError::NotComponent(why))
 }
 
-fn broken(error: &wasmparser::BinaryReaderError) -> ManifestError {
-    ManifestError::NotComponent(crate::artifact::one_line(&error.to_string()))
-}
-
 /// The outside of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Surface {
@@ -130,7 +126,7 @@ impl Surface {
     pub(crate) fn of(bytes: &[u8]) -> Result<Self, ManifestError> {
         let (mut exports, mut imports, mut depth) = (Vec::new(), Vec::new(), 0_usize);
         for payload in Parser::new(0).parse_all(bytes) {
-            match payload.map_err(|error| broken(&error))? {
+            match payload.map_err(|error| broken(bytes, &error))? {
                 Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
                     return Err(ManifestError::NotComponent(
                         "it is a core module; turn it into a component first".to_owned(),
@@ -140,13 +136,13 @@ impl Surface {
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(section) if depth == 0 => {
                     for import in section {
-                        let import = import.map_err(|error| broken(&error))?;
+                        let import = import.map_err(|error| broken(bytes, &error))?;
                         imports.push(name_after(imports.len() + exports.len(), import.name.name)?);
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 0 => {
                     for export in section {
-                        let export = export.map_err(|error| broken(&error))?;
+                        let export = export.map_err(|error| broken(bytes, &error))?;
                         exports.push(name_after(imports.len() + exports.len(), export.name.name)?);
                     }
                 }

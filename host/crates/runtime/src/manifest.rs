@@ -14,6 +14,8 @@ use wasmparser::{Encoding, Parser, Payload};
 
 /// The custom section's name.
 pub const SECTION: &str = "sandpost:plugin";
+/// What WebAssembly begins with.
+const MAGIC: &[u8] = b"\0asm";
 /// Bytes of a manifest: samples with whole messages fit, and nobody has to read more at every start.
 pub(crate) const MANIFEST_MAX_BYTES: usize = 256 * 1024;
 /// Samples of one manifest. Each is a call at every deployment.
@@ -263,10 +265,9 @@ type Found<'a> = (std::ops::Range<usize>, &'a [u8]);
 
 /// Each section of ours at the top level.
 fn sections(component: &[u8]) -> Result<Vec<Found<'_>>, ManifestError> {
-    let broken = |error: wasmparser::BinaryReaderError| ManifestError::NotComponent(error.message().to_owned());
     let (mut depth, mut found, mut end_of_last) = (0_usize, Vec::new(), 0);
     for payload in Parser::new(0).parse_all(component) {
-        match payload.map_err(broken)? {
+        match payload.map_err(|error| broken(component, &error))? {
             Payload::Version { encoding, range, .. } => {
                 if depth == 0 && encoding != Encoding::Component {
                     return Err(ManifestError::NotComponent(
@@ -300,6 +301,17 @@ fn sections(component: &[u8]) -> Result<Vec<Found<'_>>, ManifestError> {
         }
     }
     Ok(found)
+}
+
+/// Why these bytes are no component, where the parser stopped at this: its words for a file of another kind are about numbers.
+pub(crate) fn broken(bytes: &[u8], error: &wasmparser::BinaryReaderError) -> ManifestError {
+    ManifestError::NotComponent(if bytes.is_empty() {
+        "the file is empty".to_owned()
+    } else if !bytes.starts_with(MAGIC) {
+        "it does not begin as WebAssembly does".to_owned()
+    } else {
+        crate::artifact::one_line(&error.to_string())
+    })
 }
 
 /// Unsigned LEB128.
@@ -360,6 +372,18 @@ mod tests {
     fn bytes_that_are_no_component_are_refused() {
         for bytes in [&b""[..], b"hello", &EMPTY[..6], b"\0asm\x01\0\0\0", &[EMPTY, &[0, 200]].concat()] {
             assert!(matches!(read(bytes), Err(ManifestError::NotComponent(_))), "{bytes:?}: {:?}", read(bytes));
+        }
+    }
+
+    #[test]
+    fn why_bytes_are_no_component_is_told_in_words() {
+        for (bytes, why) in [
+            (&b""[..], "the file is empty"),
+            (b"#!/bin/sh\n", "it does not begin as WebAssembly does"),
+            (&EMPTY[..6], "unexpected end-of-file (at offset 0x"),
+        ] {
+            let error = read(bytes).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("not a WebAssembly component: {why}")), "{error}");
         }
     }
 
