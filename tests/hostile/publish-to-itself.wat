@@ -1,4 +1,4 @@
-;; Publishes to the topic that it handles, each time one more message than it was given.
+;; Publishes two messages to the topic that it handles for each one that it is given.
 (module
   (import "sandpost:plugin/pubsub@0.1.0" "publish" (func $publish (param i32 i32)))
   ;; @answers

@@ -52,6 +52,12 @@ const FOREIGN: &[&str] = &[
     "package wasi:cli@0.2.0;
      interface exit { exit: func(status: result); }
      interface stderr { use wasi:io/streams@0.2.0.{output-stream}; get-stderr: func() -> output-stream; }",
+    "package wasi:filesystem@0.2.0;
+     interface types { resource descriptor { is-same-object: func(other: borrow<descriptor>) -> bool; } }
+     interface preopens {
+         use types.{descriptor};
+         get-directories: func() -> list<tuple<descriptor, string>>;
+     }",
     "package wasi:sockets@0.2.0;
      interface network { resource network; }
      interface instance-network { use network.{network}; instance-network: func() -> network; }",
@@ -65,6 +71,7 @@ const FOREIGN: &[&str] = &[
          include sandpost:plugin/handler-plugin@0.1.0;
          import wasi:io/streams@0.2.0; import wasi:io/poll@0.2.0; import wasi:clocks/monotonic-clock@0.2.0;
          import wasi:cli/exit@0.2.0; import wasi:cli/stderr@0.2.0;
+         import wasi:filesystem/types@0.2.0; import wasi:filesystem/preopens@0.2.0;
          import wasi:sockets/instance-network@0.2.0; import wasi:http/outgoing-handler@0.2.0;
          import acme:secrets/vault@1.0.0;
      }

@@ -1,5 +1,6 @@
 //! Hostile guests: one component a behaviour, in the real program, each on its own topic. Each ends with its named reason
-//! within its stated bound, leaves no memory behind, and another topic's messages keep flowing beside it.
+//! within its stated bounds of time, computing and memory, leaves no memory behind, and another topic's messages keep flowing
+//! beside it.
 //!
 //! In CI (about 20 s): ends, bounds, memory over two series, progress of another topic. With `SANDPOST_LONG=1` also that
 //! topic's latency alone and beside each guest, as a table on standard output (`--nocapture`); see
@@ -14,10 +15,14 @@ use sandpost_tests::{Client, Host, Setup};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use table::{End, Guest, guests, source};
+use table::{CPU_MAX_MS, End, Guest, MEMORY_MAX_BYTES, guests, source};
 
+/// What a guest that computes without end may compute beyond its `cpu_max_ms`. It is a tick of 2 ms and what the host does
+/// for it where the clock that interrupts guests gets its turn; the rest is for a machine where that has to wait.
+const CPU_MARGIN_MS: u64 = 100;
 /// Beyond the deadline of its call a guest gets the host's own grace of a second; the rest is for a machine at work.
 const GRACE_MS: u64 = 1000 + 1500;
 /// A deployment that is refused is refused within this: the look at the folder, compiling, the guest's own limits in the
@@ -43,13 +48,15 @@ fn host(workshop: &Workshop, guests: &[Guest], folder: &tempfile::TempDir) -> Ho
     let mut subscribe = |name: &str, plugin: &str, concurrency: usize| {
         write!(
             config,
-            "[subscriptions.{name}]\ntopic = \"{name}\"\nplugin = \"{plugin}\"\nconcurrency = {concurrency}\n\
-             [subscriptions.{name}.retry]\nattempts_max = 1\n"
+            "[subscriptions.\"{name}\"]\ntopic = \"{name}\"\nplugin = \"{plugin}\"\nconcurrency = {concurrency}\n\
+             [subscriptions.\"{name}\".retry]\nattempts_max = 1\n"
         )
         .expect("a string takes everything");
     };
     subscribe("steady", "steady", 4);
-    subscribe("quiet", "steady", 1);
+    for topic in ["quiet"].iter().chain(table::PROBED_TOPICS) {
+        subscribe(topic, "steady", 1);
+    }
     for guest in guests {
         subscribe(guest.name, guest.name, if matches!(guest.end, End::Endless) { 1 } else { 4 });
     }
@@ -99,16 +106,20 @@ fn each_ends_with_its_named_reason_inside_its_bound_and_leaves_nothing_behind() 
     for _series in 0..2 {
         refuse_all(&host, &guests, &folder, &mut failures);
         for guest in guests.iter().filter(|guest| guest.runs() && !matches!(guest.end, End::Endless)) {
+            let before = Spent::so_far(&host);
             let ids: Vec<String> = (0..MESSAGES).map(|_| host.publish(guest.name, "{}")).collect();
             for id in ids {
                 if let Err(what) = ends(&host, guest, &id) {
                     failures.push(format!("{}: {what}", guest.name));
                 }
             }
+            if let Err(what) = Spent::so_far(&host).is_inside(&before, guest) {
+                failures.push(format!("{}: {what}", guest.name));
+            }
         }
         let id = host.publish("steady", "{}");
         host.until_step(&id, "acknowledged");
-        memory.push(resident_bytes(&host));
+        memory.push(status_bytes(&host, "VmRSS:"));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(memory[1] <= memory[0] + MEMORY_MARGIN_BYTES, "resident bytes after each series: {memory:?}");
@@ -120,8 +131,27 @@ fn each_ends_with_its_named_reason_inside_its_bound_and_leaves_nothing_behind() 
         .sum();
     let most = 2 * MESSAGES * (64 * 1024 + 4096);
     assert!(flood > 0 && flood <= most, "the flood of log lines came to {flood} bytes; at most {most}");
-    let quiet = host.get("/metrics").text;
-    assert!(!quiet.contains("topic=\"orders-own\""), "a probe published");
+    // What `publish-flood` may publish, and not one message by a probe.
+    let stored = sum(&host, "sandpost_plugin_publishes_total", "outcome=\"stored\"");
+    assert_eq!(stored, (2 * MESSAGES * PUBLISHES_MAX) as f64, "messages that plugins published");
+}
+
+#[test]
+fn a_probe_sees_a_name_that_gets_through() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let guests = table::granted_probes();
+    let host = host(&Workshop::default(), &guests, &folder);
+    for guest in &guests {
+        let id = host.publish(guest.name, "{}");
+        ends(&host, guest, &id).unwrap_or_else(|what| panic!("{}: {what}", guest.name));
+    }
+}
+
+/// Of the samples of a metric that have this label.
+fn sum(host: &Host, name: &str, label: &str) -> f64 {
+    let metrics = host.get("/metrics").text;
+    let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 /// Puts every file that must not serve into the folder, and waits until each is refused for its reason.
@@ -191,6 +221,61 @@ fn ends(host: &Host, guest: &Guest, id: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("expected {:?}; got {} {detail}", guest.end, last["step"])) }
 }
 
+/// What the system says that a host has used. By its clocks, not by the host's own meter; and computing, not time, so that it
+/// means the same on a machine that does other things.
+struct Spent {
+    /// Computed by the threads that guests run on.
+    computed_ms: u64,
+    resident_bytes: u64,
+    /// The most that was resident at once since the look before this one.
+    peak_bytes: u64,
+}
+
+impl Spent {
+    fn so_far(host: &Host) -> Self {
+        let process = PathBuf::from(format!("/proc/{}", host.pid()));
+        let tasks = std::fs::read_dir(process.join("task")).expect("the process");
+        let computed_ns: u64 = tasks.flatten().filter_map(|task| computed_by_guests_ns(&task.path())).sum();
+        let spent = Self {
+            computed_ms: computed_ns / 1_000_000,
+            resident_bytes: status_bytes(host, "VmRSS:"),
+            peak_bytes: status_bytes(host, "VmHWM:"),
+        };
+        // The peak begins anew.
+        std::fs::write(process.join("clear_refs"), "5").expect("the peak is reset");
+        spent
+    }
+
+    /// What is wrong about what a guest's messages took since then.
+    fn is_inside(&self, before: &Self, guest: &Guest) -> Result<(), String> {
+        let computed_ms = self.computed_ms.saturating_sub(before.computed_ms);
+        let grown_bytes = self.peak_bytes.saturating_sub(before.resident_bytes);
+        if let End::Fault("cpu", _) = guest.end {
+            let least_ms = MESSAGES as u64 * CPU_MAX_MS;
+            let most_ms = MESSAGES as u64 * (CPU_MAX_MS + CPU_MARGIN_MS);
+            if !(least_ms..=most_ms).contains(&computed_ms) {
+                return Err(format!("computed for {computed_ms} ms; at least {least_ms} and at most {most_ms}"));
+            }
+        }
+        let most_bytes = MESSAGES as u64 * MEMORY_MAX_BYTES + MEMORY_MARGIN_BYTES;
+        // Else nothing would be measured: it has all of its memory before it is ended.
+        let least_bytes = if guest.name == "touched-allocation" { MEMORY_MAX_BYTES / 2 } else { 0 };
+        if !(least_bytes..=most_bytes).contains(&grown_bytes) {
+            return Err(format!("took {grown_bytes} bytes; at least {least_bytes} and at most {most_bytes}"));
+        }
+        Ok(())
+    }
+}
+
+/// What a thread has computed, if guests run on it.
+fn computed_by_guests_ns(thread: &Path) -> Option<u64> {
+    let name = std::fs::read_to_string(thread.join("comm")).ok()?;
+    if !matches!(name.trim_end(), "sandpost-guest" | "sandpost-long") {
+        return None;
+    }
+    std::fs::read_to_string(thread.join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+}
+
 fn find<'a>(steps: &'a [Value], any: &[&str]) -> Option<&'a Value> {
     steps.iter().find(|step| step["step"].as_str().is_some_and(|step| any.contains(&step)))
 }
@@ -203,9 +288,10 @@ fn milliseconds(step: &Value) -> u64 {
     ((number(0, 2) * 60 + number(3, 2)) * 60 + number(6, 2)) * 1000 + number(9, 3)
 }
 
-fn resident_bytes(host: &Host) -> u64 {
+/// A number of the host's process, in bytes.
+fn status_bytes(host: &Host, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).expect("the process");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("a line of this name");
     line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") * 1024
 }
 
@@ -395,18 +481,13 @@ fn a_chain_of_plugins_that_publish_ends_at_its_bound() {
     let guests: Vec<Guest> = endless.map(|guest| guest.limits("[limits.call]\nhops_max = 4")).collect();
     let host = host(&Workshop::default(), &guests, &folder);
     host.publish("publish-to-itself", "{}");
-    let count = |name: &str, label: &str| -> f64 {
-        let metrics = host.get("/metrics").text;
-        let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-    };
     // 1, 2, 4, 8 and 16 messages, of which the last publish nothing: two refusals each.
     host.eventually("the chain ends", || {
         let (stored, refused) = (
-            count("sandpost_plugin_publishes_total", "outcome=\"stored\""),
-            count("sandpost_plugin_publishes_total", "outcome=\"exceeded\""),
+            sum(&host, "sandpost_plugin_publishes_total", "outcome=\"stored\""),
+            sum(&host, "sandpost_plugin_publishes_total", "outcome=\"exceeded\""),
         );
-        let handled = count("sandpost_deliveries_total", "subscription=\"publish-to-itself\"");
+        let handled = sum(&host, "sandpost_deliveries_total", "subscription=\"publish-to-itself\"");
         let found = (stored, refused, handled);
         if found == (30.0, 32.0, 31.0) { Ok(()) } else { Err(format!("{found:?}")) }
     });

@@ -1,9 +1,18 @@
-//! Every hostile guest: how it is made, and how it has to end. A text in `tests/hostile/` without a row here fails the
-//! build, and so does a row without a text (`every_guest_has_a_row`).
+//! Every hostile guest: how it is made, and how it has to end. A text in `tests/hostile/` without a row here fails a
+//! test, and so does a row without a text (`every_guest_has_a_row_and_every_row_a_guest`).
 
 use sandpost_tests::component::{Workshop, World, with_instances, with_manifest};
 use sandpost_tests::repository;
 use std::path::PathBuf;
+
+/// What a guest may compute.
+pub(crate) const CPU_MAX_MS: u64 = 100;
+/// What memory a guest may have.
+pub(crate) const MEMORY_MAX_BYTES: u64 = 16 << 20;
+
+/// What `probe-topics` names that can be a topic, beside those of guests. Each has a subscription: else a publish that nobody
+/// stopped would be refused because nobody listens, which looks the same to the guest. The first is the one that is granted.
+pub(crate) const PROBED_TOPICS: &[&str] = &["orders-own", "Orders-Own", "orders-own.", "orders-other"];
 
 /// How a guest has to end.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +122,7 @@ impl Guest {
         let Self { name, deadline_ms, asked, limits, more, .. } = self;
         format!(
             "name = \"{name}\"\nversion = \"1.0.0\"\n[grants]\n{asked}\n[limits]\ndeadline_ms = {deadline_ms}\n\
-             cpu_max_ms = 100\nmemory_max_bytes = 16777216\n{limits}\n{more}\n"
+             cpu_max_ms = {CPU_MAX_MS}\nmemory_max_bytes = {MEMORY_MAX_BYTES}\n{limits}\n{more}\n"
         )
     }
 }
@@ -137,6 +146,23 @@ pub(crate) fn guests() -> Vec<Guest> {
     guests
 }
 
+/// The probes with the one name that each was granted: what a name that gets through looks like.
+pub(crate) fn granted_probes() -> Vec<Guest> {
+    let with = |guest: Guest| {
+        let names: &[&str] = match guest.name {
+            "probe-topics" => &["orders-own"],
+            "probe-cache-keys" => &["own/x"],
+            "probe-cache-prefixes" => &["own/"],
+            "probe-sql" => &["main"],
+            "probe-collections" => &["own"],
+            "probe-senders" => &["own@example.com"],
+            other => panic!("{other} has no name that is granted"),
+        };
+        Guest { end: End::Rejects(names[0]), names, ..guest }
+    };
+    probes().into_iter().map(with).collect()
+}
+
 fn running() -> Vec<Guest> {
     use End::{Acknowledges, Endless, Fault, Rejects};
     let cpu = Fault("cpu", "cpu_max_ms");
@@ -147,7 +173,7 @@ fn running() -> Vec<Guest> {
         Guest::new("loop-in-realloc", cpu),
         Guest::new("loop-in-first-realloc", cpu),
         Guest::new("loop-in-post-return", cpu),
-        Guest::new("realloc-out-of-bounds", Fault("contract", "")),
+        Guest::new("realloc-out-of-bounds", Fault("contract", "realloc return: beyond end of memory")),
         Guest::new("endless-recursion-in-realloc", Fault("trap", "stack")),
         Guest::new("endless-allocation", memory),
         Guest::new("touched-allocation", memory),
@@ -159,18 +185,22 @@ fn running() -> Vec<Guest> {
         Guest::new("trap-in-division", Fault("trap", "divide by zero")),
         Guest::new("exit", Fault("exit", "status 0")),
         Guest::new("huge-result", Fault("contract", "reason_max_bytes")),
-        Guest::new("boundless-result", Fault("contract", "")),
-        Guest::new("huge-argument", Fault("host-bytes", "")).limits("[limits.call]\nhost_bytes_max = 1048576"),
-        Guest::new("huge-list", Fault("host-bytes", "")).limits("[limits.call]\nhost_bytes_max = 1048576"),
+        Guest::new("boundless-result", Fault("contract", "string pointer/length out of bounds of memory")),
+        Guest::new("huge-argument", Fault("host-bytes", "too much data is being copied"))
+            .limits("[limits.call]\nhost_bytes_max = 1048576"),
+        Guest::new("huge-list", Fault("host-bytes", "too much data is being copied"))
+            .limits("[limits.call]\nhost_bytes_max = 1048576"),
         Guest::new("invalid-utf8-result", Fault("contract", "utf-8")),
         Guest::new("invalid-utf8-argument", Fault("contract", "utf-8")),
-        Guest::new("invalid-variant", Fault("contract", "")),
+        Guest::new("invalid-variant", Fault("contract", "unexpected discriminant: 77")),
         Guest::new("host-call-flood", Fault("host-calls", "host_calls_max")),
         Guest::new("log-flood", Acknowledges),
         Guest::new("stderr-flood", cpu),
         Guest::new("slow-drip", late).deadline_ms(300),
         Guest::new("sleep-past-deadline", late).deadline_ms(300),
-        Guest::new("timer-hoard", Fault("contract", "")),
+        Guest::new("timer-hoard", Fault("contract", "resource table has no free keys")),
+        Guest::new("no-folder", Rejects("no folder is there")),
+        Guest::new("forged-folder", Fault("contract", "unknown handle index 1")),
         Guest::new("publish-flood", Rejects("at most 100")).granted("publish = [\"quiet\"]"),
         Guest::new("publish-to-itself", Endless).granted("publish = [\"publish-to-itself\"]"),
     ]
@@ -314,7 +344,8 @@ fn refused() -> Vec<Guest> {
             .asking("cache = [{ prefix = \"\", access = \"read-write\" }]"),
         ungranted("asks-for-every-topic", "publish: to `*`").of("import-pubsub").asking("publish = [\"*\"]"),
         Guest::new("wrong-world", end("contract", "exports neither")).world(World::Other),
-        Guest::new("wrong-version", end("contract", "")).world(World::Later),
+        Guest::new("wrong-version", end("contract", "no exported instance named `sandpost:plugin/handler@0.1.0`"))
+            .world(World::Later),
         Guest::new("wrong-types", end("trial", "contract: expected")).world(World::Impostor),
         Guest::new("missing-export", end("contract", "exports neither")).world(World::Nothing),
         Guest::new("start-loops", end("trial", "cpu_max_ms")),
@@ -327,24 +358,29 @@ fn refused() -> Vec<Guest> {
         Guest::new("many-memories", end("compile", "linear memories"))
             .of("trap")
             .made(|component, manifest| with_manifest(&with_instances(component, "(memory 1)", 40), manifest)),
-        tame("truncated-early", end("manifest", "")).made(|component, manifest| cut(component, manifest, 1, 10)),
-        tame("truncated-in-the-middle", end("manifest", "")).made(|component, manifest| cut(component, manifest, 1, 2)),
-        tame("truncated-late", end("manifest", "")).made(|component, manifest| cut(component, manifest, 99, 100)),
-        tame("empty-file", end("manifest", "")).made(|_, _| Vec::new()),
-        tame("not-wasm", end("manifest", "")).made(|_, _| b"#!/bin/sh\nrm -rf /\n".to_vec()),
+        tame("truncated-early", end("manifest", "unexpected end-of-file"))
+            .made(|component, manifest| cut(component, manifest, 1, 10)),
+        tame("truncated-in-the-middle", end("manifest", "unexpected end-of-file"))
+            .made(|component, manifest| cut(component, manifest, 1, 2)),
+        tame("truncated-late", end("manifest", "unexpected end-of-file"))
+            .made(|component, manifest| cut(component, manifest, 99, 100)),
+        tame("empty-file", end("manifest", "the file is empty")).made(|_, _| Vec::new()),
+        tame("not-wasm", end("manifest", "it does not begin as WebAssembly does"))
+            .made(|_, _| b"#!/bin/sh\nrm -rf /\n".to_vec()),
         tame("core-module", end("manifest", "core module")).made(|_, _| b"\0asm\x01\0\0\0".to_vec()),
-        tame("noise-inside", end("manifest", "")).made(|component, manifest| {
+        tame("noise-inside", end("manifest", "malformed section id")).made(|component, manifest| {
             let mut file = with_manifest(component, manifest);
             let at = file.len() / 3;
             file[at..at + 64].fill(0xff);
             file
         }),
-        tame("no-manifest", end("manifest", "")).made(|component, _| component.to_vec()),
-        tame("manifest-twice", end("manifest", ""))
+        tame("no-manifest", end("manifest", "carries no plugin.toml")).made(|component, _| component.to_vec()),
+        tame("manifest-twice", end("manifest", "carries two manifests"))
             .made(|component, manifest| with_manifest(&with_manifest(component, manifest), manifest)),
         tame("manifest-no-text", end("manifest", "UTF-8"))
             .made(|component, _| with_manifest(component, b"name = \"\xff\"")),
-        tame("manifest-no-toml", end("manifest", "")).made(|component, _| with_manifest(component, "name: yaml")),
+        tame("manifest-no-toml", end("manifest", "line 1: key with no value"))
+            .made(|component, _| with_manifest(component, "name: yaml")),
         tame("manifest-huge", end("manifest", "bytes"))
             .made(|component, manifest| with_manifest(component, format!("{manifest}#{}", "x".repeat(300_000)))),
         tame("lies-about-its-name", end("read", "already"))
