@@ -1,13 +1,15 @@
 //! Disks that are full, fail, are read-only, or were torn in their last write: an error, and never a 202 that is not true.
 //!
-//! Real failures of a real program: a small tmpfs that is filled or mounted read-only (needs the right to mount; where that
-//! is missing the test says what was not checked), `RLIMIT_FSIZE` lowered under the running host (needs nothing), and a
-//! write-ahead log whose end is cut off or garbled. What was answered with 202 is handled in each of them once the disk works.
+//! Real failures of a real program: a small tmpfs that is filled or mounted read-only, an ext4 that turns read-only after an
+//! error of its own (both need the right to mount; where that is missing the summary says what was not checked),
+//! `RLIMIT_FSIZE` lowered under the running host (needs nothing), and a write-ahead log whose end is cut off or garbled. What
+//! was answered with 202 is handled in each of them once the disk works.
 //!
 //! `SANDPOST_LONG=1` makes it 100 torn writes instead of 8; `SANDPOST_SEED` repeats them.
 //!
 //! Not here: a disk that says it has written what it has not. Nothing above it can notice that.
 
+use sandpost_services::not_checked;
 use sandpost_tests::{Dice, Host, Reply, Setup, guest};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -60,27 +62,83 @@ fn accepts_again(host: &Host) -> String {
     host.eventually("it accepts again", || accepted(&publish(host, 10)).ok_or_else(|| "refused".to_owned()))
 }
 
-/// A tmpfs; unmounted when the test ends.
-struct Disk(tempfile::TempDir);
+/// A file system of its own; unmounted when the test ends.
+struct Disk {
+    /// Where it is mounted, and beside that the file that it is in, where it is in one.
+    folder: tempfile::TempDir,
+    path: PathBuf,
+}
 
 impl Disk {
-    /// None where this user may not mount.
+    /// A tmpfs; none where this user may not mount.
     fn new(unchecked: &str) -> Option<Self> {
-        let disk = Self(tempfile::tempdir().expect("a folder to mount on"));
+        let disk = Self::unmounted();
         if disk.mount(&["-t", "tmpfs", "-o", DISK, "none"]) {
             return Some(disk);
         }
-        eprintln!("NOT CHECKED, because mounting is not permitted here: {unchecked}");
+        not_checked(&format!("disks: {unchecked}"), "mounting is not permitted here");
         None
     }
 
+    /// An ext4 that can be made to fail; none where this user may not mount, or there is no ext4.
+    fn of_ext4(unchecked: &str) -> Option<Self> {
+        let disk = Self::unmounted();
+        let image = std::fs::File::create(disk.image()).expect("a file for the disk");
+        image.set_len(64 << 20).expect("a disk of 64 MiB");
+        let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(disk.image()).status();
+        if made.is_ok_and(|status| status.success()) && disk.mount_image() && disk.trigger().is_some() {
+            return Some(disk);
+        }
+        not_checked(&format!("disks: {unchecked}"), "there is no ext4, or mounting one is not permitted here");
+        None
+    }
+
+    fn unmounted() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("mounted");
+        std::fs::create_dir(&path).expect("a folder to mount on");
+        Self { folder, path }
+    }
+
     fn mount(&self, arguments: &[&str]) -> bool {
-        let run = Command::new("mount").args(arguments).arg(self.0.path()).output();
+        let run = Command::new("mount").args(arguments).arg(&self.path).output();
         run.is_ok_and(|run| run.status.success())
     }
 
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    fn mount_image(&self) -> bool {
+        self.mount(&["-t", "ext4", "-o", "loop,errors=remount-ro", &self.image().display().to_string()])
+    }
+
+    /// What the system has to test with how it takes an error of this ext4.
+    fn trigger(&self) -> Option<std::fs::File> {
+        let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
+        let path = self.path.display().to_string();
+        let device = mounts.lines().find(|line| line.split(' ').nth(1) == Some(&*path))?.split(' ').next()?;
+        let name = Path::new(device).file_name()?;
+        OpenOptions::new().write(true).open(Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error")).ok()
+    }
+
+    /// From now on it is read-only, also for whoever has files open.
+    fn fail(&self) {
+        self.trigger().and_then(|mut trigger| trigger.write_all(b"1").ok()).expect("the error is made");
+    }
+
+    /// As an operator does it, once nobody has files open.
+    fn repair(&self) {
+        let unmounted = Command::new("umount").arg(&self.path).status().expect("umount runs");
+        assert!(unmounted.success(), "nobody uses the disk any more");
+        let status = Command::new("fsck.ext4").arg("-fp").arg(self.image()).output().expect("fsck.ext4 runs").status;
+        // 1 is "errors corrected".
+        assert!(status.code().is_some_and(|code| code <= 1), "{status}");
+        assert!(self.mount_image());
+    }
+
     fn path(&self) -> &Path {
-        self.0.path()
+        &self.path
     }
 
     fn ballast(&self) -> PathBuf {
@@ -106,7 +164,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        Command::new("umount").arg("-l").arg(self.0.path()).status().ok();
+        Command::new("umount").arg("-l").arg(&self.path).status().ok();
     }
 }
 
@@ -233,6 +291,28 @@ fn a_read_only_disk_refuses_to_start_and_loses_nothing() {
     assert!(log.contains("failed to open the store") && log.contains("store.sqlite"), "{log}");
     assert!(disk.mount(&["-o", "remount,rw"]));
     host.restart();
+    all_acknowledged(&host, &ids);
+}
+
+#[test]
+fn a_disk_that_turns_read_only_under_the_host_is_an_error_and_loses_nothing() {
+    let Some(disk) = Disk::of_ext4("a file system that turns read-only under the running host") else { return };
+    let mut host = Host::start(waiting(Some(disk.path())));
+    let mut ids: Vec<String> = (0..20).filter_map(|_| accepted(&publish(&host, 10))).collect();
+    assert_eq!(ids.len(), 20);
+    disk.fail();
+    for size in [10, 10, 20_000, 10] {
+        let reply = publish(&host, size);
+        assert_eq!(accepted(&reply), None, "nothing can be written, and yet: {reply:?}");
+    }
+    assert_eq!(host.get("/healthz").status, 200, "a restart would not help");
+    // Such a file system is not written to again before it was unmounted, and that takes the host's end.
+    host.kill();
+    let (status, log) = host.try_restart().expect_err("there is nowhere to keep what would be accepted");
+    assert_eq!(status.code(), Some(69), "{log}");
+    disk.repair();
+    host.restart();
+    ids.push(accepts_again(&host));
     all_acknowledged(&host, &ids);
 }
 
