@@ -4,8 +4,8 @@
 //! and no broken version ever serves. 30 swaps in CI (about 10 s); `SANDPOST_LONG=1` for 10 000, or
 //! `SANDPOST_SWAPS=N` for so many.
 //!
-//! What handled a message is asked twice: the ledger says which version it routed to, and the guest rejects some messages
-//! with the version that is written into its own code.
+//! What handled a message is asked twice: the ledger says which version it routed to, and the guest rejects some messages,
+//! those that it was at for long among them, with the version that is written into its own code.
 
 use sandpost_tests::component::{Workshop, World, with_manifest};
 use sandpost_tests::{Client, Host, Setup};
@@ -26,18 +26,36 @@ const BROKEN_EACH: usize = 5;
 const PUBLISH_PACE: Duration = Duration::from_millis(15);
 const PUBLISHERS: usize = 2;
 
-/// Sleeps for 60 ms where the body begins with `s`, rejects with its own version where it begins with `r`, and acknowledges.
+/// Does what the body begins with: `s` sleeps for 60 ms, `w` waits for a key in the cache, `g` sets it. All but the last, and `r`,
+/// reject with the version then; everything else is acknowledged.
 const TEXT: &str = r#"(module
   (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $timer (param i64) (result i32)))
   (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+  (import "wasi:io/poll@0.2.0" "[resource-drop]pollable" (func $drop-timer (param i32)))
+  (import "sandpost:plugin/cache@0.1.0" "exists" (func $exists (param i32 i32 i32)))
+  (import "sandpost:plugin/cache@0.1.0" "set" (func $set (param i32 i32 i32 i32 i32 i64 i32 i32)))
   ;; @answers
   ;; @heap
   (data (i32.const 2048) "1.0.100000")
+  (data (i32.const 2064) "go")
+  (func $sleep (param $ns i64) (local $it i32)
+    (local.set $it (call $timer (local.get $ns))) (call $block (local.get $it)) (call $drop-timer (local.get $it)))
   (func (export "sandpost:plugin/handler@0.1.0#handle") (param $message i32) (result i32)
     (local $first i32)
     (local.set $first (i32.load8_u (i32.load (i32.add (local.get $message) (i32.const 16)))))
-    (if (i32.eq (local.get $first) (i32.const 115)) (then (call $block (call $timer (i64.const 60000000)))))
-    (if (i32.eq (local.get $first) (i32.const 114)) (then (return (call $reject (i32.const 2048) (i32.const 10)))))
+    (if (i32.eq (local.get $first) (i32.const 103)) (then
+      (call $set (i32.const 2064) (i32.const 2) (i32.const 2064) (i32.const 2)
+        (i32.const 0) (i64.const 0) (i32.const 0) (i32.const 4096))))
+    (if (i32.eq (local.get $first) (i32.const 115)) (then (call $sleep (i64.const 60000000))))
+    (if (i32.eq (local.get $first) (i32.const 119)) (then
+      (loop $again
+        (call $sleep (i64.const 20000000))
+        (call $exists (i32.const 2064) (i32.const 2) (i32.const 4096))
+        ;; An error, or not there yet.
+        (br_if $again (i32.or (i32.load8_u (i32.const 4096)) (i32.eqz (i32.load8_u (i32.const 4100))))))))
+    (if (i32.or (i32.eq (local.get $first) (i32.const 114))
+          (i32.or (i32.eq (local.get $first) (i32.const 115)) (i32.eq (local.get $first) (i32.const 119))))
+      (then (return (call $reject (i32.const 2048) (i32.const 10)))))
     (call $ack)))"#;
 /// The version in the text; others are as long, so that they can take its place in the component's bytes.
 const FIRST: usize = 100_000;
@@ -78,8 +96,10 @@ impl Versions {
             component[self.place..self.place + version.len()].copy_from_slice(version.as_bytes());
         }
         let manifest = format!(
-            "name = \"swapped\"\nversion = \"{version}\"\n[limits]\ndeadline_ms = 20000\n[[samples]]\ntopic = \"work\"\n\
-             body = \"a\"\nexpect = \"{expect}\"\n"
+            "name = \"swapped\"\nversion = \"{version}\"\n\
+             [grants]\ncache = [{{ prefix = \"\", access = \"read-write\" }}]\n\
+             [limits]\ndeadline_ms = 60000\n[limits.call]\nhost_calls_max = 10000\n\
+             [[samples]]\ntopic = \"work\"\nbody = \"a\"\nexpect = \"{expect}\"\n"
         );
         with_manifest(&component, manifest)
     }
@@ -102,6 +122,45 @@ struct Sent {
     rejects: bool,
 }
 
+/// A host with the first version, which is written to this file.
+fn host(versions: &Versions, file: &Path) -> Host {
+    std::fs::write(file, versions.file(0)).expect("the first version is written");
+    Host::start(Setup {
+        config: "[subscriptions.swapped]\ntopic = \"work\"\nplugin = \"swapped\"\nconcurrency = 16\n".to_owned(),
+        plugins: vec![file.to_owned()],
+        environment: vec![("LOG_LEVEL".to_owned(), "info".to_owned())],
+        ..Setup::default()
+    })
+}
+
+#[test]
+fn who_is_at_work_over_swaps_ends_on_the_version_that_it_began_with() {
+    let versions = Versions::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("swapped.wasm");
+    let host = host(&versions, &file);
+    let client = Client::new(host.address());
+    let mut at_work = Vec::new();
+    for number in 1..=3 {
+        for _ in 0..3 {
+            let id = send(&client, "wait");
+            host.until_step(&id, "started");
+            at_work.push((id, version(number - 1)));
+        }
+        swap_to(&client, &host, &versions, &file, number);
+    }
+    // They wait for a version that came after theirs, so that none can have ended before the swaps.
+    let last = send(&client, "go");
+    assert_eq!(handled_by(&host, &client, &last, false).version, version(3));
+    for (id, began_with) in &at_work {
+        assert_eq!(handled_by(&host, &client, id, true).version, *began_with, "the ledger's version of message {id}");
+    }
+    let letters = dead_letters(&client);
+    for (id, began_with) in &at_work {
+        assert_eq!(letters[id].1, *began_with, "the version in the code that ended message {id}");
+    }
+}
+
 #[test]
 fn every_message_is_handled_by_one_version_while_versions_come_and_go() {
     let swaps = match std::env::var("SANDPOST_SWAPS").ok().and_then(|count| count.parse().ok()) {
@@ -112,29 +171,26 @@ fn every_message_is_handled_by_one_version_while_versions_come_and_go() {
     let versions = Versions::new();
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("swapped.wasm");
-    std::fs::write(&file, versions.file(0)).expect("the first version is written");
-    let host = Host::start(Setup {
-        config: "[subscriptions.swapped]\ntopic = \"work\"\nplugin = \"swapped\"\nconcurrency = 16\n".to_owned(),
-        plugins: vec![file.clone()],
-        environment: vec![("LOG_LEVEL".to_owned(), "info".to_owned())],
-        ..Setup::default()
-    });
+    let host = host(&versions, &file);
 
     let stop = AtomicBool::new(false);
-    let (broken, took, sent) = std::thread::scope(|scope| {
+    let (Swaps { broken, live_at, took }, sent) = std::thread::scope(|scope| {
         let publishers: Vec<_> = (0..PUBLISHERS).map(|_| scope.spawn(|| publish(&host, &stop))).collect();
-        let (broken, took) = swap(&host, &versions, &file, swaps);
+        let done = swap(&host, &versions, &file, swaps);
         stop.store(true, Ordering::Relaxed);
         let sent: Vec<Sent> = publishers.into_iter().flat_map(|one| one.join().expect("a publisher ends")).collect();
-        (broken, took, sent)
+        (done, sent)
     });
 
     let client = Client::new(host.address());
     let mut by_version: BTreeMap<String, usize> = BTreeMap::new();
+    let mut in_flight = 0;
     for Sent { id, rejects } in &sent {
-        let served = handled_by(&host, &client, id, *rejects);
-        assert!(!broken.contains(&served), "message {id} was handled by the broken version {served}");
-        *by_version.entry(served).or_default() += 1;
+        let Handled { version, began_at, ended_at } = handled_by(&host, &client, id, *rejects);
+        assert!(!broken.contains(&version), "message {id} was handled by the broken version {version}");
+        *by_version.entry(version).or_default() += 1;
+        let next_swap = live_at.get(live_at.partition_point(|swap_at| *swap_at <= began_at));
+        in_flight += usize::from(next_swap.is_some_and(|swap_at| *swap_at < ended_at));
     }
     let letters = dead_letters(&client);
     for Sent { id, .. } in sent.iter().filter(|sent| sent.rejects) {
@@ -142,12 +198,13 @@ fn every_message_is_handled_by_one_version_while_versions_come_and_go() {
         assert_eq!(by, said, "the ledger's version and the one in the code that ran, of message {id}");
     }
     assert_eq!(letters.len(), sent.iter().filter(|sent| sent.rejects).count(), "only those that asked for it");
+    assert!(in_flight > 0, "no message was in flight over any of {swaps} swaps");
     assert!(by_version.len() > swaps / 2, "most versions served: {} of {swaps}", by_version.len());
 
     let (p50, p99, most) = percentiles(took);
     println!(
-        "{swaps} swaps, {} of them broken; {} messages on {} versions; from file to serving p50 {p50} ms, p99 {p99} ms, \
-         at most {most} ms; {} files in the data folder",
+        "{swaps} swaps, {} of them broken; {} messages on {} versions, {in_flight} of them in flight over a swap; from file to \
+         serving p50 {p50} ms, p99 {p99} ms, at most {most} ms; {} files in the data folder",
         broken.len(),
         sent.len(),
         by_version.len(),
@@ -165,58 +222,93 @@ fn publish(host: &Host, stop: &AtomicBool) -> Vec<Sent> {
             1 | 2 => "sleep",
             _ => "ack",
         };
-        let reply = client
-            .request("POST", "/v1/topics/work/messages", &[("content-type", "text/plain")], body.as_bytes())
-            .expect("an answer");
-        assert_eq!(reply.status, 202, "{reply:?}");
-        let id = reply.json()["id"].as_str().expect("an id").to_owned();
-        sent.push(Sent { id, rejects: body == "reject" });
+        sent.push(Sent { id: send(&client, body), rejects: body != "ack" });
         std::thread::sleep(PUBLISH_PACE);
     }
     sent
 }
 
-/// Puts one version after the other in place; the broken ones, and how long each good one took to go live.
-fn swap(host: &Host, versions: &Versions, file: &Path, swaps: usize) -> (BTreeSet<String>, Vec<Duration>) {
+fn send(client: &Client, body: &str) -> String {
+    let reply = client
+        .request("POST", "/v1/topics/work/messages", &[("content-type", "text/plain")], body.as_bytes())
+        .expect("an answer");
+    assert_eq!(reply.status, 202, "{reply:?}");
+    reply.json()["id"].as_str().expect("an id").to_owned()
+}
+
+/// What came of putting one version after the other in place.
+#[derive(Default)]
+struct Swaps {
+    broken: BTreeSet<String>,
+    /// When each good one went live, as the host says it.
+    live_at: Vec<String>,
+    /// How long each good one took to go live.
+    took: Vec<Duration>,
+}
+
+fn swap(host: &Host, versions: &Versions, file: &Path, swaps: usize) -> Swaps {
     let client = Client::new(host.address());
-    let mut broken = BTreeSet::new();
-    let mut took = Vec::new();
+    let mut done = Swaps::default();
     let mut live = version(0);
     for number in 1..=swaps {
         let since = Instant::now();
-        let is_broken = number % BROKEN_EACH == 0;
-        let before = plugin(&client)["refused"]["refused_at"].clone();
-        std::fs::write(file, if is_broken { versions.broken(number) } else { versions.file(number) })
-            .expect("the version is written");
-        host.deploy(file);
-        loop {
-            let now = plugin(&client);
-            let serving = now["live"]["version"].as_str().unwrap_or_default();
-            if is_broken {
-                assert_eq!(serving, live, "a broken version changes nothing");
-                if now["refused"]["refused_at"].is_string() && now["refused"]["refused_at"] != before {
-                    broken.insert(version(number));
-                    break;
-                }
-            } else if serving == version(number) {
-                took.push(since.elapsed());
-                live = version(number);
-                break;
-            }
-            assert!(since.elapsed() < Duration::from_secs(60), "swap {number} does not happen: {now}");
-            std::thread::sleep(Duration::from_millis(5));
+        if number % BROKEN_EACH == 0 {
+            refuse(&client, host, versions, file, number, &live);
+            done.broken.insert(version(number));
+        } else {
+            done.live_at.push(swap_to(&client, host, versions, file, number));
+            done.took.push(since.elapsed());
+            live = version(number);
         }
         std::thread::sleep(PACE.saturating_sub(since.elapsed()));
     }
-    (broken, took)
+    done
+}
+
+/// Puts a good version in place, and waits until it is live; since when it is.
+fn swap_to(client: &Client, host: &Host, versions: &Versions, file: &Path, number: usize) -> String {
+    std::fs::write(file, versions.file(number)).expect("the version is written");
+    host.deploy(file);
+    let live = until(client, number, |plugin| plugin["live"]["version"] == version(number))["live"].clone();
+    live["deployed_at"].as_str().expect("a time").to_owned()
+}
+
+/// Puts a broken version in place, and waits until it is refused; this one stays live.
+fn refuse(client: &Client, host: &Host, versions: &Versions, file: &Path, number: usize, live: &str) {
+    let before = plugin(client)["refused"]["refused_at"].clone();
+    std::fs::write(file, versions.broken(number)).expect("the version is written");
+    host.deploy(file);
+    until(client, number, |plugin| {
+        assert_eq!(plugin["live"]["version"], live, "a broken version changes nothing");
+        plugin["refused"]["refused_at"].is_string() && plugin["refused"]["refused_at"] != before
+    });
+}
+
+fn until(client: &Client, number: usize, is_so: impl Fn(&Value) -> bool) -> Value {
+    let since = Instant::now();
+    loop {
+        let now = plugin(client);
+        if is_so(&now) {
+            return now;
+        }
+        assert!(since.elapsed() < Duration::from_secs(60), "swap {number} does not happen: {now}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn plugin(client: &Client) -> Value {
     client.get("/v1/plugins").expect("an answer").json()["plugins"][0].clone()
 }
 
+/// What the ledger says of a message that went once its way.
+struct Handled {
+    version: String,
+    began_at: String,
+    ended_at: String,
+}
+
 /// The one version that handled the message from its beginning to its end.
-fn handled_by(host: &Host, client: &Client, id: &str, rejects: bool) -> String {
+fn handled_by(host: &Host, client: &Client, id: &str, rejects: bool) -> Handled {
     let end = if rejects { "dead-lettered" } else { "acknowledged" };
     let steps = host.eventually(&format!("message {id} is {end}"), || {
         let reply = client.get(&format!("/v1/messages/{id}")).map_err(|error| error.to_string())?;
@@ -227,7 +319,8 @@ fn handled_by(host: &Host, client: &Client, id: &str, rejects: bool) -> String {
     let (began, ended) = (of("started"), of(end));
     assert!(began.len() == 1 && ended.len() == 1 && steps.len() == 3, "message {id} went once its way: {steps:?}");
     assert_eq!(began[0]["digest"], ended[0]["digest"], "message {id} ended on the version that it began with");
-    ended[0]["version"].as_str().expect("a version").to_owned()
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    Handled { version: text(&ended[0]["version"]), began_at: text(&began[0]["at"]), ended_at: text(&ended[0]["at"]) }
 }
 
 /// Of each dead letter's message: the version that the host says handled it, and the one that the guest said it is.
