@@ -9,9 +9,12 @@
 #![allow(clippy::print_stdout, reason = "a run of seeds says what it tried")]
 
 use sandpost_simulation::{Options, Report, Tally, run};
+use std::collections::HashMap;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 /// Seeds of a short run.
@@ -37,9 +40,42 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is a whole number; it is `{text}`")))
 }
 
-fn ask(seed: u64, options: Options) -> Report {
+/// What a thread is at: a seed, how it is run, and since when.
+type AtWork = (u64, Options, Instant);
+
+/// What each thread is at. Watched from the first use on.
+static AT_WORK: LazyLock<Mutex<HashMap<ThreadId, AtWork>>> = LazyLock::new(|| {
+    std::thread::spawn(watch);
+    Mutex::default()
+});
+
+/// Ends the process where a seed hangs, since nothing else would. The seed's number goes to the descriptor itself: what a test
+/// prints is kept by its harness, and is gone with the process.
+fn watch() {
+    loop {
+        std::thread::sleep(Duration::from_millis(50));
+        for (seed, options, since) in AT_WORK.lock().unwrap().values() {
+            if since.elapsed() > SEED_MAX {
+                let crash = options.only_crash_at.map(|at| format!(" SANDPOST_CRASH_AT={at}")).unwrap_or_default();
+                writeln!(std::io::stderr(), "seed {seed} hangs; replay it with SANDPOST_SEED={seed}{crash}").ok();
+                std::process::abort();
+            }
+        }
+    }
+}
+
+/// Runs a seed under watch; none where it panics.
+fn watched(seed: u64, options: Options) -> Option<Report> {
+    let thread = std::thread::current().id();
+    AT_WORK.lock().unwrap().insert(thread, (seed, options, Instant::now()));
     let caught = catch_unwind(AssertUnwindSafe(|| run(seed, options)));
-    caught.unwrap_or_else(|_| panic!("seed {seed}: a panic, see above; replay it with SANDPOST_SEED={seed}"))
+    AT_WORK.lock().unwrap().remove(&thread);
+    caught.ok()
+}
+
+fn ask(seed: u64, options: Options) -> Report {
+    watched(seed, options)
+        .unwrap_or_else(|| panic!("seed {seed}: a panic, see above; replay it with SANDPOST_SEED={seed}"))
 }
 
 #[test]
@@ -87,61 +123,33 @@ fn seeds_without_end() {
     let first = number("SANDPOST_FIRST").unwrap_or(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::<String>::new()));
-    let (sum, over, since) = (Mutex::new(Tally::default()), AtomicBool::new(false), Instant::now());
-    // What each thread is at, and since when, in milliseconds of this test.
-    let at_work: Vec<(AtomicU64, AtomicU64)> = (0..threads).map(|_| Default::default()).collect();
+    let (sum, since) = (Mutex::new(Tally::default()), Instant::now());
 
     std::thread::scope(|scope| {
-        let workers: Vec<_> = at_work
-            .iter()
-            .map(|(seed_at, since_at)| {
-                scope.spawn(|| {
-                    loop {
-                        let seed = next.fetch_add(1, Ordering::SeqCst);
-                        if seed >= first + count || failed.lock().unwrap().len() >= SHOWN {
-                            break;
-                        }
-                        seed_at.store(seed, Ordering::SeqCst);
-                        since_at.store(elapsed_ms(since), Ordering::SeqCst);
-                        match catch_unwind(AssertUnwindSafe(|| run(seed, Options::default()))) {
-                            Ok(report) => {
-                                add(&mut sum.lock().unwrap(), report.tally);
-                                if !report.broken.is_empty() {
-                                    failed.lock().unwrap().push(format!("seed {seed}: {:#?}", report.broken));
-                                }
-                            }
-                            Err(_) => failed.lock().unwrap().push(format!("seed {seed}: a panic, see above")),
-                        }
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= first + count || failed.lock().unwrap().len() >= SHOWN {
+                        break;
                     }
-                    since_at.store(u64::MAX, Ordering::SeqCst);
-                })
-            })
-            .collect();
-        scope.spawn(|| {
-            while !over.load(Ordering::SeqCst) {
-                for (seed, begun_ms) in &at_work {
-                    let spent_ms = elapsed_ms(since).saturating_sub(begun_ms.load(Ordering::SeqCst));
-                    if Duration::from_millis(spent_ms) > SEED_MAX {
-                        println!("seed {} hangs", seed.load(Ordering::SeqCst));
-                        std::process::abort();
+                    match watched(seed, Options::default()) {
+                        Some(report) => {
+                            add(&mut sum.lock().unwrap(), report.tally);
+                            if !report.broken.is_empty() {
+                                failed.lock().unwrap().push(format!("seed {seed}: {:#?}", report.broken));
+                            }
+                        }
+                        None => failed.lock().unwrap().push(format!("seed {seed}: a panic, see above")),
                     }
                 }
-                std::thread::park_timeout(Duration::from_millis(50));
-            }
-        });
-        for worker in workers {
-            worker.join().unwrap();
+            });
         }
-        over.store(true, Ordering::SeqCst);
     });
 
     let failed = failed.into_inner().unwrap();
     println!("{count} seeds from {first} in {:.1} s: {:?}", since.elapsed().as_secs_f64(), sum.into_inner().unwrap());
     assert!(failed.is_empty(), "{}\nreplay one with SANDPOST_SEED=N", failed.join("\n"));
-}
-
-fn elapsed_ms(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn add(sum: &mut Tally, one: Tally) {
