@@ -9,13 +9,16 @@
 //! build that stays as it is meanwhile.
 //!
 //! What is counted, and where
-//! - The end of a message: its ledger and the list of dead letters.
+//! - The end of a message: its ledger and the list of dead letters; of messages that plugins published too.
 //! - Mails: the mailbox, by the recipient, whose address is one message's alone.
 //! - Publishes by plugins: each downstream message is rejected, and its dead letter names the message it came from.
+//! - Documents: the delivery log's collection, once the host has stopped; one of each notification, by its downstream message.
 
+use sandpost_ports::documents::{Documents as _, FindOptions};
 use sandpost_tests::{Client, Dice, Host, Reply, Setup, guest};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -82,6 +85,30 @@ impl Kind {
     fn publishes(self) -> bool {
         matches!(self, Self::Publish | Self::PublishThenRetry | Self::Notification)
     }
+
+    /// What its ledger has to show.
+    fn promise(self, repeated: bool) -> Promise {
+        Promise {
+            subscription: if self == Self::Notification { "notification-email" } else { "scripted" },
+            end: if self == Self::Reject { REJECTED } else { ACKNOWLEDGED },
+            effects: usize::from(self.mails()) + usize::from(self.publishes()),
+            repeated,
+        }
+    }
+}
+
+const ACKNOWLEDGED: &str = "acknowledged";
+const REJECTED: &str = "dead-lettered";
+
+/// What the ledger of a message has to show on one of its subscriptions.
+#[derive(Debug, Clone, Copy)]
+struct Promise {
+    subscription: &'static str,
+    end: &'static str,
+    /// Mails and publishes.
+    effects: usize,
+    /// Whether it may have been published more than once under its key.
+    repeated: bool,
 }
 
 /// One message that was sent, whatever came of it.
@@ -276,24 +303,24 @@ fn drain(client: &Client, books: &Mutex<Books>) {
 }
 
 /// What is wrong with the ledger of this message; nothing where it is as promised.
-fn wrong_steps(sent: &Sent, history: &Value) -> Option<String> {
-    let steps: Vec<(&str, u64)> = history["steps"]
-        .as_array()
-        .map(|steps| {
-            let step = |step: &Value| step["attempt"].as_u64().unwrap_or(0);
-            steps.iter().map(|one| (one["step"].as_str().unwrap_or(""), step(one))).collect()
-        })
-        .unwrap_or_default();
+fn wrong_steps(client: &Client, id: &str, promise: Promise) -> Option<String> {
+    let reply = client.get(&format!("/v1/messages/{id}")).expect("a ledger");
+    let history = if reply.status == 200 { reply.json() } else { Value::Null };
+    let all = history["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of_this = |step: &&Value| step["subscription"].as_str().is_none_or(|name| name == promise.subscription);
+    let steps: Vec<(&str, u64)> = (all.iter().filter(of_this))
+        .map(|step| (step["step"].as_str().unwrap_or(""), step["attempt"].as_u64().unwrap_or(0)))
+        .collect();
     let count = |name: &str| steps.iter().filter(|(step, _)| *step == name).count();
-    let wrong = |what: &str| Some(format!("{what}: {steps:?}"));
+    let wrong = |what: &str| Some(format!("{promise:?} {what}: {steps:?}"));
 
     // A publish that was cut off between its commit and the ledger is found again under its key as one that was known.
     let accepted = count("accepted");
-    if accepted > 1 || (accepted == 0 && !(sent.repeated && count("deduplicated") > 0)) {
+    if accepted > 1 || (accepted == 0 && !(promise.repeated && count("deduplicated") > 0)) {
         return wrong("not accepted exactly once");
     }
-    let end = if sent.kind == Kind::Reject { "dead-lettered" } else { "acknowledged" };
-    let other = if sent.kind == Kind::Reject { "acknowledged" } else { "dead-lettered" };
+    let end = promise.end;
+    let other = if end == REJECTED { ACKNOWLEDGED } else { REJECTED };
     if count(end) == 0 || count(other) > 0 {
         return wrong(&format!("does not end {end} alone"));
     }
@@ -305,7 +332,7 @@ fn wrong_steps(sent: &Sent, history: &Value) -> Option<String> {
             return wrong("ended twice in one attempt");
         }
         let mut starts = steps[..place].iter().filter(|(earlier, _)| *earlier == "started");
-        let started = starts.any(|(_, of)| of == attempt || *step == "dead-lettered");
+        let started = starts.any(|(_, of)| of == attempt || *step == REJECTED);
         if !started {
             return wrong("ended without a start");
         }
@@ -319,14 +346,14 @@ fn wrong_steps(sent: &Sent, history: &Value) -> Option<String> {
         return wrong("goes on after its end");
     }
     // `sent` may be missing where the kill came between the hand-over and its note; it is never there twice.
-    if count("effect-sent") > usize::from(sent.kind.mails()) + usize::from(sent.kind.publishes()) {
+    if count("effect-sent") > promise.effects {
         return wrong("an effect was sent twice");
     }
     None
 }
 
-/// Looks at every message; what is wrong, a line each.
-fn audit(client: &Client, books: &Books) -> Vec<String> {
+/// Looks at every message; what is wrong, a line each. And the notifications that were logged: by their tag the downstream message.
+fn audit(client: &Client, books: &Books) -> (Vec<String>, BTreeMap<String, String>) {
     let mut wrong = Vec::new();
     let (mut mails, mut downstream, mut rejected) =
         (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
@@ -334,20 +361,32 @@ fn audit(client: &Client, books: &Books) -> Vec<String> {
         let to = mail["to"][0]["address"].as_str().expect("a recipient");
         *mails.entry(to.trim_end_matches("@example.com").to_owned()).or_default() += 1;
     }
+    let mut logged = BTreeMap::new();
+    let published = |subscription, end| Promise { subscription, end, effects: 0, repeated: true };
     let letters = pages(client, "/v1/dead-letters", "dead_letters");
     for letter in &letters {
         let id = letter["id"].as_str().expect("an id");
+        let message = letter["message"]["id"].as_str().expect("the message's id");
         let reason = letter["reason"].as_str().expect("a reason").to_owned();
+        let mut promises = Vec::new();
         match (letter["subscription"].as_str(), letter["cause"].as_str()) {
             (Some("scripted"), Some("rejected")) => *rejected.entry(reason).or_default() += 1,
-            (Some("downstream"), Some("rejected")) => *downstream.entry(reason).or_default() += 1,
+            (Some("downstream"), Some("rejected")) => {
+                *downstream.entry(reason).or_default() += 1;
+                promises = vec![published("downstream", REJECTED)];
+            }
             (Some("twin"), Some("rejected")) => {
                 let whole = client.get(&format!("/v1/dead-letters/{id}")).expect("a dead letter").json();
                 let tag = whole["message"]["body"]["notificationId"].as_str().expect("a notification").to_owned();
+                logged.insert(tag.clone(), message.to_owned());
                 *downstream.entry(tag).or_default() += 1;
+                promises = vec![published("twin", REJECTED), published("delivery-log", ACKNOWLEDGED)];
             }
             _ => wrong.push(format!("an end that nobody asked for: {letter}")),
         }
+        wrong.extend(promises.into_iter().filter_map(|promise| {
+            wrong_steps(client, message, promise).map(|what| format!("downstream message {message}: {what}"))
+        }));
     }
 
     for sent in &books.sent {
@@ -364,12 +403,10 @@ fn audit(client: &Client, books: &Books) -> Vec<String> {
                 wrong.push(format!("{found} {what} instead of {wanted} of {sent:?}"));
             }
         }
-        if let Some(id) = &sent.id {
-            let reply = client.get(&format!("/v1/messages/{id}")).expect("a ledger");
-            let steps = if reply.status == 200 { reply.json() } else { Value::Null };
-            if let Some(what) = wrong_steps(sent, &steps) {
-                wrong.push(format!("{sent:?} {what}"));
-            }
+        if let Some(id) = &sent.id
+            && let Some(what) = wrong_steps(client, id, sent.kind.promise(sent.repeated))
+        {
+            wrong.push(format!("{sent:?} {what}"));
         }
     }
     let mut ids: Vec<&String> = books.sent.iter().filter_map(|sent| sent.id.as_ref()).collect();
@@ -379,6 +416,39 @@ fn audit(client: &Client, books: &Books) -> Vec<String> {
     if ids.len() != all {
         wrong.push(format!("{} ids were given to two messages", all - ids.len()));
     }
+    (wrong, logged)
+}
+
+/// What is wrong with the delivery log's documents, of a host that has stopped: each of these notifications has one, by its own
+/// message, and there are no others.
+fn audit_documents(path: PathBuf, logged: &BTreeMap<String, String>) -> Vec<String> {
+    assert!(path.is_file(), "{} is where documents are", path.display());
+    let config = sandpost_embedded_documents::Config {
+        path: Some(path),
+        scan_max_documents: usize::MAX,
+        ..sandpost_embedded_documents::Config::default()
+    };
+    let documents = sandpost_embedded_documents::open(&config).expect("the documents open");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let found = runtime.block_on(async {
+        let mut cursor = documents.find("deliveries", json!({}), FindOptions::default()).await.expect("a cursor");
+        let mut found = Vec::new();
+        loop {
+            match cursor.next(1_000, 1 << 20).await.expect("documents") {
+                batch if batch.is_empty() => return found,
+                batch => found.extend(batch),
+            }
+        }
+    });
+    let mut wrong = Vec::new();
+    let mut missing: BTreeSet<&String> = logged.keys().collect();
+    for document in &found {
+        let tag = document["notificationId"].as_str().unwrap_or_default().to_owned();
+        if !missing.remove(&tag) || document["messageId"].as_str() != logged.get(&tag).map(String::as_str) {
+            wrong.push(format!("a document that nobody asked for, or twice: {document}"));
+        }
+    }
+    wrong.extend(missing.into_iter().map(|tag| format!("no document of notification {tag}")));
     wrong
 }
 
@@ -431,7 +501,9 @@ fn sigkill_under_load_loses_nothing_and_does_nothing_twice() {
     let books = books.lock().expect("the books");
     let answered = books.answered();
     assert!(answered > rounds, "only {answered} messages were accepted: that is no load; seed {seed}");
-    let wrong = audit(&client, &books);
+    let (mut wrong, logged) = audit(&client, &books);
+    assert!(host.terminate().success(), "the host stops");
+    wrong.extend(audit_documents(host.folder().join("data/documents-main.sqlite"), &logged));
     let (total, shown) = (wrong.len(), wrong.iter().take(20).collect::<Vec<_>>());
     assert!(wrong.is_empty(), "{total} of {answered} messages; seed {seed}, {rounds} rounds; the first: {shown:#?}");
     let repeated = books.sent.iter().filter(|sent| sent.repeated).count();
