@@ -376,7 +376,7 @@ fn the_trace_is_carried_over_a_restart_and_the_last_spans_are_flushed_at_the_sto
 #[test]
 fn the_trace_goes_over_pubsub_as_it_goes_over_the_embedded_broker() {
     let Some(program) = program() else { return };
-    let Some(pubsub) = sandpost_services::pubsub() else { return };
+    let Some(pubsub) = sandpost_services::pubsub_emulator("traces by OTLP: over Pub/Sub") else { return };
     checked(SUITE, &pubsub);
     let collector = Collector::start(TAKE);
     let mut setup = Setup::scripted("");

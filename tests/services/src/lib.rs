@@ -127,6 +127,17 @@ pub fn pubsub() -> Option<Server> {
     first_of("SANDPOST_TEST_PUBSUB_URL", "Pub/Sub", pubsub::start, ("pubsub", "127.0.0.1:8085"))
 }
 
+/// [`pubsub`] for a suite that runs a host on it, which `pstest` cannot serve: it speaks gRPC alone, and topics and
+/// subscriptions are asked for by REST. Where there is nothing else, the suite is on record as not checked.
+pub fn pubsub_emulator(suite: &str) -> Option<Server> {
+    let server = pubsub()?;
+    if server.kind().contains("pstest") {
+        not_checked(suite, "pstest has no REST, by which Google's crate manages topics");
+        return None;
+    }
+    Some(server)
+}
+
 /// The in-memory Pub/Sub server of Google's own Go client, for what the emulator gets wrong: with an ordered subscription
 /// that has a dead-letter policy, the emulator fails for ever after the last attempt. As [`pubsub`] otherwise.
 pub fn pstest() -> Option<Server> {

@@ -19,14 +19,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(200);
 /// How long a publish or a call may take in [`short`].
 pub(crate) const SHORT_MS: u64 = 2_000;
 
-/// An emulator of its own. `pstest` speaks gRPC alone, and topics and subscriptions are asked for by REST.
+/// An emulator of its own.
 pub(crate) fn emulator(suite: &str) -> Option<Server> {
-    let server = sandpost_services::pubsub()?;
-    if server.kind().contains("pstest") {
-        sandpost_services::not_checked(suite, "pstest has no REST, by which Google's crate manages topics");
-        return None;
-    }
-    Some(server)
+    sandpost_services::pubsub_emulator(suite)
 }
 
 /// With times that a test can wait for.
