@@ -11,6 +11,7 @@
 //! - It is a version's own: a swap begins anew, with what its trial showed.
 
 use crate::engine::QUICK;
+use crate::waste;
 use sandpost_message::FaultKind;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -48,16 +49,7 @@ impl Pace {
 /// Whether the plugin alone is the reason, whatever the machine and the services do: standing back must not bring about what
 /// it stands back for.
 fn is_for_nothing(kind: FaultKind) -> bool {
-    match kind {
-        FaultKind::Trap
-        | FaultKind::Exit
-        | FaultKind::Cpu
-        | FaultKind::Memory
-        | FaultKind::HostCalls
-        | FaultKind::HostBytes
-        | FaultKind::Contract => true,
-        FaultKind::Deadline | FaultKind::NoInstance | FaultKind::Stopped | FaultKind::Host => false,
-    }
+    kind != FaultKind::Deadline && waste::is_own(kind)
 }
 
 #[cfg(test)]
@@ -93,6 +85,7 @@ mod tests {
         assert!(!after(one_in(5)));
         assert!(after(one_in(4)));
     }
+
     #[test]
     fn what_is_soon_over_and_for_nothing_is_long_and_what_waited_is_not() {
         let after = |fault| {
